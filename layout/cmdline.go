@@ -1,0 +1,78 @@
+package layout
+
+import "strings"
+
+// Kernel command-line keys that Kairos reads.
+const (
+	// CmdlineRelease names the release to boot, on boot paths that have no
+	// StubImageIdentifier (GRUB). Value: release id.
+	CmdlineRelease = "kairos.release"
+	// CmdlineESP names the partition that holds the loader, by its GPT partition GUID, on
+	// boot paths that have no LoaderDevicePartUUID (GRUB).
+	CmdlineESP = "kairos.esp"
+	// CmdlineRole is "recovery" where GRUB boots the recovery system.
+	CmdlineRole = "kairos.role"
+	// CmdlineTries is present where GRUB boots a release that has to prove healthy. Value:
+	// tries left after this one.
+	CmdlineTries = "kairos.tries"
+	// CmdlineLive is present where the medium is a live medium.
+	CmdlineLive = "kairos.live"
+	// CmdlineDebug makes /init say each step that it takes.
+	CmdlineDebug = "kairos.debug"
+	// CmdlineConfigURL names a cloud-config to fetch.
+	CmdlineConfigURL = "kairos.config_url"
+	// CmdlineReset asks the recovery system for an unattended reset.
+	CmdlineReset = "kairos.reset"
+)
+
+// Cmdline is a kernel command line, split into its words.
+type Cmdline []string
+
+// ParseCmdline splits a kernel command line as the kernel does: at white space outside
+// double quotes. Quotes are kept.
+func ParseCmdline(s string) Cmdline {
+	var words Cmdline
+	var word strings.Builder
+	quoted, started := false, false
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"':
+			quoted, started = !quoted, true
+			word.WriteByte(c)
+		case !quoted && (c == ' ' || c == '\t' || c == '\n' || c == '\r'):
+			if started {
+				words = append(words, word.String())
+				word.Reset()
+				started = false
+			}
+		default:
+			started = true
+			word.WriteByte(c)
+		}
+	}
+	if started {
+		words = append(words, word.String())
+	}
+	return words
+}
+
+// Get returns the value of the last word "key=value", or of a bare "key" (then ""), and
+// whether there is one. Quotes around the value, or around the whole word, are removed.
+func (c Cmdline) Get(key string) (value string, ok bool) {
+	for _, w := range c {
+		if len(w) >= 2 && w[0] == '"' && w[len(w)-1] == '"' {
+			w = w[1 : len(w)-1]
+		}
+		k, v, _ := strings.Cut(w, "=")
+		if k == key {
+			if len(v) >= 2 && v[0] == '"' && v[len(v)-1] == '"' {
+				v = v[1 : len(v)-1]
+			}
+			value, ok = v, true
+		}
+	}
+	return value, ok
+}
+
+// String joins the words.
+func (c Cmdline) String() string { return strings.Join(c, " ") }

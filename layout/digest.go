@@ -1,0 +1,41 @@
+package layout
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Digest is a SHA-256 digest in OCI form, "sha256:" and 64 lower-case hex digits.
+// Kairos accepts no other algorithm: a name in a store must have one meaning.
+type Digest string
+
+const sha256Prefix = "sha256:"
+
+// ParseDigest returns s as a Digest, or an error that names what is wrong with it.
+func ParseDigest(s string) (Digest, error) {
+	hex, ok := strings.CutPrefix(s, sha256Prefix)
+	if !ok {
+		return "", fmt.Errorf("digest %q: want it to begin with %q", s, sha256Prefix)
+	}
+	if !isHex(hex, 64) {
+		return "", fmt.Errorf("digest %q: want 64 lower-case hex digits after %q", s, sha256Prefix)
+	}
+	return Digest(s), nil
+}
+
+// Hex returns the digest's 64 hex digits.
+func (d Digest) Hex() string { return strings.TrimPrefix(string(d), sha256Prefix) }
+
+func (d Digest) String() string { return string(d) }
+
+func isHex(s string, n int) bool {
+	if len(s) != n {
+		return false
+	}
+	for _, c := range s {
+		if !(c >= '0' && c <= '9' || c >= 'a' && c <= 'f') {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,91 @@
+package layout
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Names on the EFI system partition.
+const (
+	// UKIDir holds the boot entries, as Boot Loader Specification Type #2.
+	UKIDir = "EFI/Linux"
+	// Tries is the number of boots that a new release is given to prove healthy.
+	Tries = 3
+	// RecoverySeq is the sequence number of the recovery system: it sorts last.
+	RecoverySeq = 0
+)
+
+// Entry is the name of a UKI on the ESP:
+//
+//	kairos-<seq>-<id>+<left>-<done>.efi   while it is being tried
+//	kairos-<seq>-<id>.efi                 blessed
+//
+// seq has eight digits, so that names sort by it; left and done have one, so that the
+// loader's rename from one try to the next keeps the name's length, which makes it a
+// change within one directory sector on FAT. The counter is the Boot Loader
+// Specification's "boot counting"; systemd-boot lists the highest seq first, and
+// entries with no tries left after all others.
+type Entry struct {
+	Seq     uint32 // RecoverySeq, or 1 to 99999999
+	ID      string // release
+	Counted bool   // whether the name has a try counter
+	Left    uint8  // tries left, 0 to 9
+	Done    uint8  // tries used, 0 to 9
+}
+
+const (
+	entryPrefix = "kairos-"
+	entrySuffix = ".efi"
+	seqDigits   = 8
+	// MaxSeq is the largest sequence number of an entry.
+	MaxSeq = 99_999_999
+)
+
+// Bad says whether the loader has given the entry up: counted, and no tries left.
+func (e Entry) Bad() bool { return e.Counted && e.Left == 0 }
+
+// String returns the entry's file name.
+func (e Entry) String() string {
+	counter := ""
+	if e.Counted {
+		counter = fmt.Sprintf("+%d-%d", e.Left, e.Done)
+	}
+	return fmt.Sprintf("%s%0*d-%s%s%s", entryPrefix, seqDigits, e.Seq, e.ID, counter, entrySuffix)
+}
+
+// ParseEntry reads a file name. It accepts exactly what String makes.
+func ParseEntry(name string) (Entry, error) {
+	var e Entry
+	bad := func() (Entry, error) {
+		return Entry{}, fmt.Errorf("boot entry %q: not kairos-<seq>-<id>[+<left>-<done>].efi", name)
+	}
+	rest, ok := strings.CutPrefix(name, entryPrefix)
+	if !ok {
+		return bad()
+	}
+	if rest, ok = strings.CutSuffix(rest, entrySuffix); !ok {
+		return bad()
+	}
+	rest, counter, counted := strings.Cut(rest, "+")
+	seq, id, ok := strings.Cut(rest, "-")
+	if !ok || len(seq) != seqDigits || !isDigits(seq) || !ValidID(id) {
+		return bad()
+	}
+	n, err := strconv.ParseUint(seq, 10, 32)
+	if err != nil {
+		return bad()
+	}
+	e.Seq, e.ID = uint32(n), id
+	if counted {
+		if len(counter) != 3 || counter[1] != '-' || !isDigits(counter[:1]) || !isDigits(counter[2:]) {
+			return bad()
+		}
+		e.Counted, e.Left, e.Done = true, counter[0]-'0', counter[2]-'0'
+	}
+	return e, nil
+}
+
+func isDigits(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789") == ""
+}

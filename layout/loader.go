@@ -1,0 +1,8 @@
+package layout
+
+// LoaderConfig is systemd-boot's configuration on the ESP, and LoaderConfigText its content. It
+// names no default entry: that would take the choice away from the try counters.
+const (
+	LoaderConfig     = "loader/loader.conf"
+	LoaderConfigText = "timeout 1\nconsole-mode keep\neditor no\n"
+)

@@ -1,0 +1,77 @@
+package layout
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// What /init leaves below /run for the system that it starts. Paths are relative to the
+// root.
+const (
+	// RunDir belongs to Kairos.
+	RunDir = "run/kairos"
+	// RunBoot is a JSON file: what was booted, see [Boot].
+	RunBoot = RunDir + "/boot.json"
+	// RunStoreMount is where the file system with the booted store is mounted: STATE,
+	// RECOVERY, or the live medium (whose store is in LiveRoot). It is read-only; the node
+	// agent mounts it for itself when it has to write.
+	RunStoreMount = RunDir + "/store"
+	// RunBlessed is an empty file that `kairos-apply bless` makes. The guard that /init
+	// leaves behind restarts the machine when it is missing after [Boot].Deadline seconds.
+	RunBlessed = RunDir + "/blessed"
+
+	// FailureDir holds, in a store, one text file for each release that failed: its name is
+	// <id>.txt, its first line says why, and the last lines of the console follow. Whoever
+	// ends a boot writes it when it can (/init, the guard, the health checks).
+	FailureDir = "failures"
+	// MaxFailureSize bounds such a file, in bytes.
+	MaxFailureSize = 64 << 10
+
+	// BlessDeadline is the number of seconds that a release on trial has to prove healthy,
+	// counted from the start of /init.
+	BlessDeadline = 600
+)
+
+// CmdlineDeadline is the number of seconds that a release on trial has to prove healthy,
+// where that is not BlessDeadline.
+const CmdlineDeadline = "kairos.deadline"
+
+// FailurePath returns the path of a release's failure file, relative to the store.
+func FailurePath(id string) string { return FailureDir + "/" + id + ".txt" }
+
+// Boot roles, see [Boot].
+const (
+	RoleSystem   = "system"   // from STATE: whether that is active or passive shows on the ESP
+	RoleRecovery = "recovery" // from RECOVERY
+	RoleLive     = "live"     // from a live medium
+)
+
+// Boot says what was booted.
+type Boot struct {
+	Release  string `json:"release"`            // id
+	Role     string `json:"role"`               // RoleSystem, RoleRecovery or RoleLive
+	Firmware string `json:"firmware"`           // "uefi" or "bios"
+	Entry    string `json:"entry,omitempty"`    // name of the UKI that was booted, with the counter that it had (UEFI)
+	Trial    bool   `json:"trial,omitempty"`    // the loader counts: it must be blessed
+	Deadline int    `json:"deadline,omitempty"` // seconds that the guard waits for RunBlessed; 0: no guard
+	// Devices are the disk's partitions by their name ("efi", "oem", "recovery", "state",
+	// "persistent"), as paths in /dev. On live media it is empty.
+	Devices map[string]string `json:"devices,omitempty"`
+	// Medium is the device of the live medium, such as /dev/sr0.
+	Medium string `json:"medium,omitempty"`
+}
+
+// ParseBoot reads RunBoot.
+func ParseBoot(b []byte) (Boot, error) {
+	var boot Boot
+	if err := json.Unmarshal(b, &boot); err != nil {
+		return Boot{}, fmt.Errorf("%s: %w", RunBoot, err)
+	}
+	return boot, nil
+}
+
+// Marshal returns the bytes of RunBoot.
+func (b Boot) Marshal() []byte {
+	out, _ := json.MarshalIndent(b, "", "  ") // strings, numbers and a map of strings cannot fail
+	return append(out, '\n')
+}
