@@ -1,0 +1,164 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/kairos-buildkit/kairos/erofs"
+	"github.com/kairos-buildkit/kairos/internal/durable"
+	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/verity"
+)
+
+// AddLayer makes a layer's blob from its uncompressed tar, in one pass: digest, EROFS,
+// dm-verity and file at once. A tar whose digest is not diffID changes nothing and gives
+// an error. Where the store has the layer already, nothing of tar is read. Where another
+// process is just making it, AddLayer waits for that.
+func (s *Store) AddLayer(ctx context.Context, diffID layout.Digest, tar io.Reader, o erofs.Options) (layout.Layer, error) {
+	return s.add(ctx, diffID, func(w *verity.Writer) (int64, string, error) {
+		digest := sha256.New()
+		tee := io.TeeReader(withContext{ctx, tar}, digest)
+		size, err := erofs.Convert(ctx, w, tee, o)
+		if err != nil {
+			return 0, "", err
+		}
+		// A converter may stop at the end of the archive; the digest includes what follows.
+		if _, err := io.Copy(io.Discard, tee); err != nil {
+			return 0, "", err
+		}
+		if got := hex.EncodeToString(digest.Sum(nil)); got != diffID.Hex() {
+			return 0, "", &DigestError{Want: diffID, Got: layout.Digest("sha256:" + got)}
+		}
+		return size, "", nil
+	})
+}
+
+// DigestError says that a layer's bytes are not those that its name promises.
+type DigestError struct{ Want, Got layout.Digest }
+
+func (e *DigestError) Error() string {
+	return fmt.Sprintf("its content has the digest %s: it was changed or damaged on its way", e.Got)
+}
+
+// CopyBlob takes a layer over from another store. Its bytes are checked against the root
+// hash on the way; a blob that fails the check changes nothing. Where the store has the
+// layer already, maybe with another compression, that one stays and is returned.
+func (s *Store) CopyBlob(ctx context.Context, layer layout.Layer, from io.ReaderAt) (layout.Layer, error) {
+	return s.add(ctx, layer.DiffID, func(w *verity.Writer) (int64, string, error) {
+		buf := make([]byte, min(1<<20, layer.Size))
+		for off := int64(0); off < layer.Size; {
+			if err := ctx.Err(); err != nil {
+				return 0, "", err
+			}
+			p := buf[:min(int64(len(buf)), layer.Size-off)]
+			if n, err := from.ReadAt(p, off); n < len(p) {
+				return 0, "", fmt.Errorf("read at %d: %w", off+int64(n), errors.Join(err, io.ErrUnexpectedEOF))
+			}
+			if _, err := w.WriteAt(p, off); err != nil {
+				return 0, "", err
+			}
+			off += int64(len(p))
+		}
+		return layer.Size, layer.RootHash, nil
+	})
+}
+
+// add makes a blob whose data write gives to w. write returns the data's size, and the
+// root hash where it is known beforehand.
+func (s *Store) add(ctx context.Context, diffID layout.Digest, write func(w *verity.Writer) (size int64, root string, err error)) (layout.Layer, error) {
+	layer, err := s.addBlob(ctx, diffID, write)
+	if err != nil {
+		return layout.Layer{}, fmt.Errorf("layer %s: %w", diffID, err)
+	}
+	return layer, nil
+}
+
+func (s *Store) addBlob(ctx context.Context, diffID layout.Digest, write func(w *verity.Writer) (int64, string, error)) (_ layout.Layer, err error) {
+	if _, err := layout.ParseDigest(string(diffID)); err != nil {
+		return layout.Layer{}, err
+	}
+	if layer, ok, err := s.Layer(diffID); ok || err != nil {
+		return layer, err
+	}
+	path := s.BlobPath(diffID)
+	if err := s.fs.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return layout.Layer{}, err
+	}
+	file, err := s.create(ctx, path)
+	if err != nil {
+		return layout.Layer{}, err
+	}
+	committed := false
+	defer func() {
+		if committed {
+			file.Close()
+		} else {
+			s.fs.Discard(file)
+		}
+	}()
+	// We have the temporary file's lock now. Whoever had it before may have finished.
+	if layer, ok, err := s.Layer(diffID); ok || err != nil {
+		return layer, err
+	}
+
+	w := verity.NewWriter(file)
+	size, want, err := write(w)
+	if err != nil {
+		return layout.Layer{}, err
+	}
+	root, _, err := w.Finish(size)
+	if err != nil {
+		return layout.Layer{}, err
+	}
+	if want != "" && root != want {
+		return layout.Layer{}, fmt.Errorf("its root hash is %s instead of %s: it was changed or damaged on its way", root, want)
+	}
+	// A damaged blob may have the name. It must be gone before its sidecar is replaced.
+	if err := s.fs.Remove(path); err != nil {
+		return layout.Layer{}, err
+	}
+	sidecar := layout.Sidecar{RootHash: root, HashOffset: size}.Marshal()
+	if err := s.fs.WriteFile(s.path(layout.SidecarPath(diffID)), sidecar, 0o644); err != nil {
+		return layout.Layer{}, err
+	}
+	if err := s.fs.Commit(file, path); err != nil {
+		return layout.Layer{}, err
+	}
+	committed = true
+	return layout.Layer{DiffID: diffID, Size: size, RootHash: root}, nil
+}
+
+// create opens the temporary file of path, and waits for another process that has it.
+func (s *Store) create(ctx context.Context, path string) (*os.File, error) {
+	for {
+		file, err := s.fs.Create(path, 0o644)
+		if !errors.Is(err, durable.ErrBusy) {
+			return file, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// withContext ends a stream when the context does.
+type withContext struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (w withContext) Read(p []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return w.r.Read(p)
+}

@@ -1,0 +1,133 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/kairos-buildkit/kairos/internal/durable"
+	"github.com/kairos-buildkit/kairos/layout"
+)
+
+// AddRelease records a release. All its layers must be in the store.
+func (s *Store) AddRelease(r layout.Release) error {
+	b, err := r.Marshal()
+	if err != nil {
+		return err
+	}
+	for _, want := range r.Layers {
+		have, ok, err := s.Layer(want.DiffID)
+		if err != nil {
+			return fmt.Errorf("release %s: %w", r.ID(), err)
+		}
+		if !ok || have != want {
+			return fmt.Errorf("release %s: layer %s is not in the store", r.ID(), want.DiffID)
+		}
+	}
+	path := s.path(layout.ReleasePath(r.ID()))
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, b) {
+		return nil
+	}
+	if err := s.fs.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("release %s: %w", r.ID(), err)
+	}
+	if err := s.fs.WriteFile(path, b, 0o644); err != nil {
+		return fmt.Errorf("release %s: %w", r.ID(), err)
+	}
+	return nil
+}
+
+// Release reads a release. The error is fs.ErrNotExist where there is none.
+func (s *Store) Release(id string) (layout.Release, error) {
+	if !layout.ValidID(id) {
+		return layout.Release{}, fmt.Errorf("release %q: not %d hex digits", id, layout.IDLength)
+	}
+	b, err := os.ReadFile(s.path(layout.ReleasePath(id)))
+	if err != nil {
+		return layout.Release{}, fmt.Errorf("release %s: %w", id, err)
+	}
+	r, err := layout.ParseRelease(b)
+	if err != nil {
+		return layout.Release{}, fmt.Errorf("release %s is damaged: %w", id, err)
+	}
+	if r.ID() != id {
+		return layout.Release{}, fmt.Errorf("release %s is damaged: it says that it is %s", id, r.ID())
+	}
+	return r, nil
+}
+
+// Found is one release that [Store.Releases] came across.
+type Found struct {
+	ID      string
+	Release layout.Release // empty where Err is set
+	Err     error          // why the release cannot be read
+}
+
+// Releases returns the releases in the store, ordered by id.
+func (s *Store) Releases() ([]Found, error) {
+	entries, err := os.ReadDir(s.path(layout.ReleasesDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("releases: %w", err)
+	}
+	var found []Found
+	for _, e := range entries {
+		if !e.IsDir() || !layout.ValidID(e.Name()) {
+			continue
+		}
+		r, err := s.Release(e.Name())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // its folder was made or emptied, and then came the crash
+		}
+		found = append(found, Found{ID: e.Name(), Release: r, Err: err})
+	}
+	return found, nil
+}
+
+// RemoveRelease removes a release, not its layers: [Store.GC] removes those that no other
+// release has. That there is none is no error.
+func (s *Store) RemoveRelease(id string) error {
+	if !layout.ValidID(id) {
+		return fmt.Errorf("release %q: not %d hex digits", id, layout.IDLength)
+	}
+	path := s.path(layout.ReleasePath(id))
+	if err := s.fs.Remove(path); err != nil {
+		return fmt.Errorf("release %s: %w", id, err)
+	}
+	if err := s.fs.RemoveLeftovers(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("release %s: %w", id, err)
+	}
+	if err := s.fs.Remove(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("release %s: %w", id, err)
+	}
+	return nil
+}
+
+// VerifyRelease reads every byte that a release boots from, and says whether all is well.
+func (s *Store) VerifyRelease(id string) error {
+	r, err := s.Release(id)
+	if err != nil {
+		return err
+	}
+	for _, layer := range r.Layers {
+		have, ok, err := s.Layer(layer.DiffID)
+		if err != nil {
+			return fmt.Errorf("release %s: %w", id, err)
+		}
+		if !ok || have != layer {
+			return fmt.Errorf("release %s: layer %s is missing or incomplete", id, layer.DiffID)
+		}
+		if err := s.VerifyBlob(layer); err != nil {
+			return fmt.Errorf("release %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// isTemp says whether a folder's entry is an unfinished file.
+func isTemp(e fs.DirEntry) bool { return e.Type().IsRegular() && durable.IsTemp(e.Name()) }
