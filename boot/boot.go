@@ -1,0 +1,179 @@
+// Package boot makes an image's boot files out of the image's own kernel, and tells whether
+// the boot files that an image has still fit the image.
+//
+// The frontend makes them when an image is built. An image that is derived from such an
+// image by a plain Dockerfile can have another kernel, other modules or other settings: then
+// whoever puts it on a medium or a disk sees that with [Check] and makes them anew with
+// [Make], from the stub and the /init that the image carries in [layout.ImageBootDir].
+package boot
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/kairos-buildkit/kairos/initrd"
+	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/uki"
+)
+
+// Options are the settings that an image brings along as labels.
+type Options struct {
+	// Cmdline is added to the default kernel command line ([layout.ImageLabelCmdline]).
+	Cmdline string
+	// Modules are kernel modules to add to the initrd ([layout.ImageLabelModules]).
+	Modules []string
+}
+
+// OptionsFrom returns the options that an image's labels ask for.
+func OptionsFrom(labels map[string]string) Options {
+	return Options{
+		Cmdline: labels[layout.ImageLabelCmdline],
+		Modules: strings.FieldsFunc(labels[layout.ImageLabelModules], func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' }),
+	}
+}
+
+// Files are the boot files of an image.
+type Files struct {
+	Kernel []byte // layout.ImageKernel
+	Initrd []byte // layout.ImageInitrd
+	UKI    []byte // layout.ImageUKI
+	// KernelPath is the file in the image that Kernel was read from. Where KernelIsFile, the two
+	// are equal, and layout.ImageKernel can be a link to it.
+	KernelPath   string
+	KernelIsFile bool
+	// Cmdline is the kernel command line, the one in the UKI.
+	Cmdline  string
+	Manifest Manifest
+}
+
+// Make makes the boot files of the image whose tree root is. The tree has to have /init and
+// the stub in [layout.ImageBootDir].
+//
+// Equal kernels, modules and settings give equal files, whatever else is in the image.
+func Make(root fs.FS, o Options) (*Files, error) {
+	t := tree{root}
+	in, err := t.inputs(o)
+	if err != nil {
+		return nil, err
+	}
+	ramdisk, err := initrd.Make(in.init, in.modules)
+	if err != nil {
+		return nil, err
+	}
+	sections := []uki.Section{
+		{Name: uki.OSRel, Data: osRelease()},
+		{Name: uki.Cmdline, Data: []byte(in.cmdline)},
+		{Name: uki.Uname, Data: []byte(in.kernel.Version)},
+		{Name: uki.Initrd, Data: ramdisk},
+		{Name: uki.Linux, Data: in.image},
+	}
+	program, err := uki.Append(in.stub, sections)
+	if err != nil {
+		return nil, fmt.Errorf("make the UKI: %w", err)
+	}
+	f := &Files{
+		Kernel: in.image, Initrd: ramdisk, UKI: program,
+		KernelPath: in.kernel.Path, KernelIsFile: digest(in.image) == in.kernelFile,
+		Cmdline: in.cmdline, Manifest: in.manifest(),
+	}
+	f.Manifest.Outputs = map[string]string{
+		layout.ImageKernel: digest(f.Kernel), layout.ImageInitrd: digest(f.Initrd), layout.ImageUKI: digest(f.UKI),
+	}
+	return f, nil
+}
+
+// osRelease returns the UKI's .osrel. It is the same for all images, without a version:
+// systemd-boot then orders entries by their file names, in which we number them.
+func osRelease() []byte {
+	return []byte("ID=kairos\nNAME=Kairos\nPRETTY_NAME=Kairos\n")
+}
+
+// inputs is all that the boot files are made from.
+type inputs struct {
+	kernel     Kernel
+	kernelFile string // digest of the kernel's file
+	image      []byte // the kernel, as an EFI program
+	modules    *initrd.Selection
+	init, stub []byte
+	cmdline    string
+}
+
+func (t tree) inputs(o Options) (*inputs, error) {
+	k, err := FindKernel(t.FS)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.hasInit(); err != nil {
+		return nil, err
+	}
+	in := &inputs{kernel: k}
+	for name, b := range map[string]*[]byte{layout.ImageInit: &in.init, layout.ImageStub: &in.stub} {
+		if *b, err = t.readFile(name); err != nil {
+			return nil, fmt.Errorf("the image has no boot layer (%w): build it with the Kairos frontend", err)
+		}
+	}
+	arch, err := uki.Arch(in.stub)
+	if err != nil {
+		return nil, fmt.Errorf("/%s: %w", layout.ImageStub, err)
+	}
+	file, err := t.readFile(k.Path)
+	if err != nil {
+		return nil, err
+	}
+	in.kernelFile = digest(file)
+	if in.image, err = t.readKernel(k); err != nil {
+		return nil, err
+	}
+	if kernelArch, err := uki.Arch(in.image); err != nil {
+		return nil, fmt.Errorf("kernel /%s: %w", k.Path, err)
+	} else if kernelArch != arch {
+		return nil, fmt.Errorf("kernel /%s is for %s, the boot layer for %s: build the image for one platform", k.Path, kernelArch, arch)
+	}
+	modules, err := t.sub(k.Modules)
+	if err != nil {
+		return nil, err
+	}
+	if in.modules, err = initrd.Select(modules, o.Modules); err != nil {
+		return nil, fmt.Errorf("kernel %s: %w", k.Version, err)
+	}
+	in.cmdline = layout.ParseCmdline(DefaultCmdline(arch) + " " + o.Cmdline).String()
+	return in, nil
+}
+
+// DefaultCmdline returns the kernel command line of an image that asks for no other, for an
+// architecture in OCI's words: screen and serial console, and a restart ten seconds after
+// a panic so that the boot loader gets to count it. systemd is told not to rebuild the linker's
+// cache and its own catalogs as after an update of /usr: the image has them, and as /etc and /var are
+// new at every boot it would do so each time, for half a minute on a slow machine.
+func DefaultCmdline(arch string) string {
+	serial := "ttyS0,115200"
+	if arch == "arm64" {
+		serial = "ttyAMA0"
+	}
+	return "console=tty0 console=" + serial + " panic=10 systemd.condition-needs-update=no"
+}
+
+// inits are what /init of the initrd starts.
+var inits = []string{"sbin/init", "usr/lib/systemd/systemd", "lib/systemd/systemd", "etc/init", "bin/init"}
+
+func (t tree) hasInit() error {
+	if !slices.ContainsFunc(inits, t.isFile) {
+		return errors.New("the image has no init (/sbin/init or /usr/lib/systemd/systemd): install one, such as Debian's systemd-sysv, Fedora's systemd, or Alpine's openrc")
+	}
+	for _, dir := range []string{"dev", "etc", "proc", "run", "sys", "var"} {
+		if !t.isDir(dir) {
+			return fmt.Errorf("the image has no folder /%s, which the kernel's interfaces need: add it (RUN mkdir /%s)", dir, dir)
+		}
+	}
+	return nil
+}
+
+func digest(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,121 @@
+package boot
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/kairos-buildkit/kairos/layout"
+)
+
+// Manifest is the content of [layout.ImageBootManifest]: what the boot files were made from. All
+// digests are SHA-256 in hex.
+type Manifest struct {
+	Kernel struct {
+		Version string `json:"version"`
+		Path    string `json:"path"`
+		Digest  string `json:"digest"` // of the file
+		// Chosen: /boot/vmlinuz was a person's link before Kairos made its own.
+		Chosen bool `json:"chosen,omitempty"`
+	} `json:"kernel"`
+	// Modules is a digest of the files that the initrd took, as they are in the image, and of
+	// their dependencies.
+	Modules string `json:"modules"`
+	Init    string `json:"init"`
+	Stub    string `json:"stub"`
+	Cmdline string `json:"cmdline"`
+	// Outputs are the boot files by their paths.
+	Outputs map[string]string `json:"outputs"`
+}
+
+// Marshal returns the manifest's bytes.
+func (m Manifest) Marshal() []byte {
+	b, _ := json.MarshalIndent(m, "", "  ") // strings cannot fail
+	return append(b, '\n')
+}
+
+// ParseManifest reads a manifest.
+func ParseManifest(b []byte) (Manifest, error) {
+	var m Manifest
+	d := json.NewDecoder(bytes.NewReader(b))
+	if err := d.Decode(&m); err != nil {
+		return Manifest{}, fmt.Errorf("/%s: %w", layout.ImageBootManifest, err)
+	}
+	return m, nil
+}
+
+func readManifest(t tree) (Manifest, error) {
+	b, err := t.readFile(layout.ImageBootManifest)
+	if err != nil {
+		return Manifest{}, err
+	}
+	return ParseManifest(b)
+}
+
+// Check says whether the boot files that the image has are those that [Make] would make now,
+// and if not, why not. It compares what they are made from, and is quicker than making them.
+// An image that cannot boot at all is an error, the same as Make's.
+func Check(root fs.FS, o Options) (fits bool, why string, err error) {
+	t := tree{root}
+	in, err := t.inputs(o)
+	if err != nil {
+		return false, "", err
+	}
+	was, err := readManifest(t)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, "the image has no " + "/" + layout.ImageBootManifest, nil
+	}
+	if err != nil {
+		return false, err.Error(), nil
+	}
+	now := in.manifest()
+	switch {
+	case was.Kernel.Version != now.Kernel.Version:
+		return false, fmt.Sprintf("the image's kernel is %s, the boot files have %s", now.Kernel.Version, was.Kernel.Version), nil
+	case was.Kernel.Digest != now.Kernel.Digest:
+		return false, "the kernel " + now.Kernel.Version + " was replaced", nil
+	case was.Modules != now.Modules:
+		return false, "modules of the kernel " + now.Kernel.Version + " that the initrd needs have changed", nil
+	case was.Cmdline != now.Cmdline:
+		return false, fmt.Sprintf("the kernel command line is %q, the boot files have %q", now.Cmdline, was.Cmdline), nil
+	case was.Init != now.Init || was.Stub != now.Stub:
+		return false, "/init or the stub was replaced", nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(was.Outputs)) {
+		b, err := t.readFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, "/" + name + " was removed", nil
+		}
+		if err != nil {
+			return false, "", err
+		}
+		if digest(b) != was.Outputs[name] {
+			return false, "/" + name + " was changed", nil
+		}
+	}
+	if len(was.Outputs) == 0 {
+		return false, "/" + layout.ImageBootManifest + " names no boot files", nil
+	}
+	return true, "", nil
+}
+
+// manifest describes the inputs. It does not know the outputs.
+func (in *inputs) manifest() Manifest {
+	m := Manifest{Init: digest(in.init), Stub: digest(in.stub), Cmdline: in.cmdline}
+	m.Kernel.Version, m.Kernel.Path, m.Kernel.Digest = in.kernel.Version, in.kernel.Path, in.kernelFile
+	m.Kernel.Chosen = in.kernel.Chosen
+	h := sha256.New()
+	h.Write(in.modules.Index.Marshal())
+	in.modules.Files(func(name string, packed []byte) {
+		fmt.Fprintf(h, "%s %s\n", strings.TrimSpace(name), digest(packed))
+	})
+	m.Modules = hex.EncodeToString(h.Sum(nil))
+	return m
+}
