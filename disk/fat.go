@@ -1,0 +1,190 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// FAT describes a FAT file system with long file names: FAT16 up to 65,524 clusters, FAT32
+// above (the cluster count alone decides, by the specification).
+//
+//	boot sector · FAT32: FSInfo, copy of both at sector 6 · 2 FATs · FAT16: root folder · clusters
+//
+// Every file is contiguous. Microsoft, "FAT32 File System Specification" 1.03.
+type FAT struct {
+	Label  string // volume label, at most 11 characters
+	Serial uint32 // volume serial number
+	// Size is the file system's size in bytes, a multiple of 512. Zero is the smallest that
+	// holds the files.
+	Size int64
+	// Hidden is the number of 512-byte sectors before the file system on its disk.
+	Hidden uint32
+	Time   time.Time // of all files; from 1980 to 2107, in steps of two seconds
+	Files  []File
+}
+
+const (
+	fatSector   = 512
+	fat16Min    = 4085  // fewer clusters are FAT12, which Kairos does not write
+	fat16Max    = 65524 // more are FAT32
+	fat16Root   = 512   // entries in the root folder of FAT16
+	dirEntry    = 32
+	maxFATFile  = 1<<32 - 1
+	maxCluster  = 32 << 10
+	fatEnd      = 0x0fffffff
+	fatReserved = 2 // entries at the beginning of the FAT that belong to no cluster
+)
+
+// fatGeometry places the parts of a FAT file system, in sectors.
+type fatGeometry struct {
+	fat32       bool
+	cluster     int64 // bytes in a cluster
+	total       int64 // sectors
+	reserved    int64
+	fatSectors  int64
+	rootSectors int64 // FAT16
+	clusters    int64
+}
+
+func (g fatGeometry) data() int64 { return g.reserved + 2*g.fatSectors + g.rootSectors }
+
+// geometry finds the parts' sizes for a number of sectors and a cluster size.
+func geometry(total, cluster int64) (fatGeometry, error) {
+	for _, fat32 := range []bool{false, true} {
+		g := fatGeometry{fat32: fat32, cluster: cluster, total: total, reserved: 1, rootSectors: fat16Root * dirEntry / fatSector}
+		entry := int64(2)
+		if fat32 {
+			g.reserved, g.rootSectors, entry = 32, 0, 4
+		}
+		// The FAT has to hold an entry for each cluster that is left beside it. Growing it
+		// takes clusters away, so this ends.
+		for {
+			g.clusters = (total - g.data()) * fatSector / cluster
+			if need := align((max(g.clusters, 0)+fatReserved)*entry, fatSector) / fatSector; need > g.fatSectors {
+				g.fatSectors = need
+				continue
+			}
+			break
+		}
+		// Clusters begin at a multiple of 2048 bytes, for a volume that shows parts of files in
+		// them as its own, see ISO.Shared.
+		if rest := g.data() % (sector / fatSector); rest != 0 {
+			g.reserved += sector/fatSector - rest
+			g.clusters = (total - g.data()) * fatSector / cluster
+		}
+		if !fat32 && g.clusters >= fat16Min && g.clusters <= fat16Max || fat32 && g.clusters > fat16Max {
+			return g, nil
+		}
+	}
+	return fatGeometry{}, errors.New("no FAT type has this number of clusters")
+}
+
+// Image lays the file system out.
+func (f FAT) Image() (*Image, error) {
+	m, err := f.image()
+	if err != nil {
+		return nil, fmt.Errorf("lay out FAT file system %s: %w", f.Label, err)
+	}
+	return m, nil
+}
+
+func (f FAT) image() (*Image, error) {
+	if len(f.Label) > 11 {
+		return nil, errors.New("the label has more than 11 characters")
+	}
+	root, err := tree(f.Files)
+	if err != nil {
+		return nil, err
+	}
+	g, err := f.size(root)
+	if err != nil {
+		return nil, err
+	}
+	v := &fatVolume{FAT: f, fatGeometry: g, first: map[*node]uint32{}, fat: make([]uint32, g.clusters+fatReserved)}
+	v.fat[0], v.fat[1] = 0x0ffffff8, fatEnd
+	if err := v.allocate(root); err != nil {
+		return nil, err
+	}
+	m := &Image{Size: g.total * fatSector}
+	v.addReserved(m)
+	for i := range int64(2) {
+		m.addBytes((g.reserved+i*g.fatSectors)*fatSector, "FAT", v.table())
+	}
+	var failed error
+	root.walk(func(n *node) {
+		if !n.dir() {
+			m.add(v.offset(v.first[n]), n.extent())
+			return
+		}
+		b, err := v.folder(n)
+		if err != nil && failed == nil {
+			failed = err
+		}
+		at := (g.reserved + 2*g.fatSectors) * fatSector // FAT16's root
+		if n != root || g.fat32 {
+			at = v.offset(v.first[n])
+			b = append(b, make([]byte, align(int64(len(b)), g.cluster)-int64(len(b)))...)
+		}
+		m.addBytes(at, "folder "+n.path(), b)
+	})
+	if failed != nil {
+		return nil, failed
+	}
+	return m, m.zeroGapsIn(0, g.data()*fatSector)
+}
+
+// size chooses the geometry: the given size, or the smallest that fits.
+func (f FAT) size(root *node) (fatGeometry, error) {
+	if f.Size > 0 {
+		if f.Size%fatSector != 0 {
+			return fatGeometry{}, fmt.Errorf("size %d is not a multiple of %d", f.Size, fatSector)
+		}
+		// 4 KiB clusters where they give a valid number of them, as mkfs.fat has them.
+		for _, cluster := range []int64{4096, 8192, 16384, maxCluster, 2048, 1024, 512} {
+			g, err := geometry(f.Size/fatSector, cluster)
+			if err != nil {
+				continue
+			}
+			if need := clusters(root, g); need > g.clusters {
+				return g, fmt.Errorf("the files need %d bytes, the file system has %d", need*cluster, g.clusters*cluster)
+			}
+			return g, nil
+		}
+		return fatGeometry{}, fmt.Errorf("%d bytes are too few, or too many, for FAT", f.Size)
+	}
+	// Grow from the size of the content alone until all fits beside the tables.
+	for cluster := int64(2048); ; cluster *= 2 {
+		need := max(clusters(root, fatGeometry{cluster: cluster}), fat16Min)
+		if need > fat16Max && cluster < maxCluster {
+			continue
+		}
+		total := need * cluster / fatSector
+		for {
+			g, err := geometry(total, cluster)
+			if err == nil && clusters(root, g) <= g.clusters {
+				return g, nil
+			}
+			if total*fatSector > 1<<41 {
+				return g, errors.New("the files exceed what FAT can hold")
+			}
+			total += cluster / fatSector
+		}
+	}
+}
+
+// clusters counts the clusters that the tree takes.
+func clusters(root *node, g fatGeometry) int64 {
+	count := int64(0)
+	root.walk(func(n *node) {
+		size := n.Size
+		if n.dir() {
+			if n == root && !g.fat32 {
+				return
+			}
+			size = folderSize(n)
+		}
+		count += align(size, g.cluster) / g.cluster
+	})
+	return count
+}

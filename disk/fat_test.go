@@ -1,0 +1,113 @@
+package disk
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+)
+
+func fatFiles() []File {
+	return append(manyFiles(60),
+		Bytes("EFI/BOOT/BOOTX64.EFI", content("uki", 5_000_000)),
+		Bytes("EFI/Linux/kairos-00000001-0123456789ab+3-0.efi", content("entry", 70_001)),
+		Bytes("EFI/Linux/kairos-00000002-0123456789ab+3-0.efi", content("other", 1)),
+		Bytes("empty", nil),
+		Bytes("loader/loader.conf", []byte("timeout 0\n")),
+		File{Path: "no/files", Mode: os.ModeDir},
+	)
+}
+
+func TestFAT(t *testing.T) {
+	for name, c := range map[string]struct {
+		size int64
+		kind string
+	}{
+		"fits":    {0, "FAT16"},
+		"64 MiB":  {64 << 20, "FAT16"},
+		"256 MiB": {256 << 20, "FAT16"},
+		"300 MiB": {300 << 20, "FAT32"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := FAT{Label: "COS_GRUB", Serial: 0x1234abcd, Size: c.size, Time: testTime, Files: fatFiles()}
+			writeImage := write
+			if c.size > 0 {
+				writeImage = writeSparse // seconds, where there are hundreds of megabytes of zeros
+			}
+			img := writeImage(t, f.Image)
+			if info, _ := os.Stat(img); c.size > 0 && info.Size() != c.size {
+				t.Errorf("size %d, want %d", info.Size(), c.size)
+			}
+			out := tool(t, "fsck.vfat", "-n", "-v", img)
+			if strings.Contains(out, "differ") || strings.Contains(out, "wrong") || strings.Contains(out, "Free cluster") {
+				t.Error(out)
+			}
+			if out := tool(t, "blkid", "-p", img); !strings.Contains(out, `LABEL="COS_GRUB"`) || !strings.Contains(out, `UUID="1234-ABCD"`) || !strings.Contains(out, `VERSION="`+c.kind+`"`) {
+				t.Error(out)
+			}
+			for _, f := range f.Files {
+				if f.Mode.IsDir() {
+					tool(t, "mdir", "-i", img, "::"+f.Path)
+					continue
+				}
+				var want bytes.Buffer
+				r, _ := f.Open()
+				want.ReadFrom(r)
+				if got := tool(t, "mtype", "-i", img, "::"+f.Path); got != want.String() {
+					t.Errorf("%s: got %d bytes, want %d", f.Path, len(got), want.Len())
+				}
+			}
+			if out := tool(t, "mdir", "-i", img, "::EFI/Linux"); !strings.Contains(out, "2024-02-29  12:34") {
+				t.Error(out)
+			}
+		})
+	}
+}
+
+// The checks have to see damage, or they prove nothing.
+func TestFsckSeesABrokenFAT(t *testing.T) {
+	img := write(t, FAT{Label: "X", Time: testTime, Files: fatFiles()}.Image)
+	f, err := os.OpenFile(img, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	boot := make([]byte, 512)
+	if _, err := f.ReadAt(boot, 0); err != nil {
+		t.Fatal(err)
+	}
+	firstFAT := int64(le.Uint16(boot[14:])) * 512
+	if _, err := f.WriteAt([]byte{0, 0, 0, 0}, firstFAT+10); err != nil { // cuts a file's chain
+		t.Fatal(err)
+	}
+	if err := command("fsck.vfat", "-n", img); err == nil {
+		t.Error("fsck.vfat accepts a broken FAT")
+	}
+}
+
+func TestFATRefuses(t *testing.T) {
+	for name, f := range map[string]FAT{
+		"too small":       {Size: 32 << 20, Files: []File{Bytes("a", make([]byte, 33<<20))}},
+		"odd size":        {Size: 32<<20 + 1},
+		"tiny":            {Size: 64 << 10},
+		"case only":       {Files: []File{Bytes("a", nil), Bytes("A", nil)}},
+		"bad character":   {Files: []File{Bytes("a:b", nil)}},
+		"dot at the end":  {Files: []File{Bytes("a.", nil)}},
+		"4 GiB":           {Files: []File{{Path: "a", Size: 1 << 32, Open: Bytes("", nil).Open}}},
+		"long label":      {Label: "TWELVE CHARS"},
+		"root overflows":  {Files: rootFiles(300)},
+		"file and folder": {Files: []File{Bytes("a", nil), Bytes("a/b", nil)}},
+	} {
+		if _, err := f.Image(); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func rootFiles(n int) []File {
+	files := manyFiles(n)
+	for i := range files {
+		files[i].Path = strings.TrimPrefix(files[i].Path, "many/")
+	}
+	return files
+}

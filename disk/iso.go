@@ -1,0 +1,167 @@
+package disk
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+)
+
+// ISO describes a live medium: an ISO 9660 volume with Rock Ridge names, that boots from CD
+// (El Torito) and from a disk or stick (a master boot record over the same bytes), under BIOS
+// and UEFI.
+//
+//	sector (2048 bytes)
+//	 0    master boot record: GRUB's boot_hybrid.img, two partitions; then zero
+//	16    primary volume descriptor
+//	17    boot record: points at the boot catalog
+//	18    volume descriptor set terminator
+//	19    boot catalog · path tables · directories
+//	...   files, in the order of their paths; one is eltorito.img, patched with where it is
+//	...   EFI system partition, a FAT image
+//	...   150 sectors of zero, for drives that read ahead at the end of a track
+//
+// The FAT image comes last, because El Torito cannot give the size of one above 32 MiB: firmware
+// then takes what is left of the volume.
+//
+// ECMA-119, fourth edition (ISO 9660); System Use Sharing Protocol 1.12 and Rock Ridge
+// Interchange Protocol 1.10 (IEEE P1281, P1282 drafts); El Torito 1.0; UEFI specification 2.10, section 13.3.2.
+type ISO struct {
+	Volume string    // volume identifier
+	Time   time.Time // of the volume and all files
+	Files  []File
+	// BIOS boot: GRUB's images, both or none.
+	BootHybrid, ElTorito []byte
+	// EFI is the FAT image of the EFI system partition, or nil.
+	EFI *Image
+	// Shared are files whose content is a part of the EFI image, and is on the medium once.
+	Shared []Shared
+}
+
+// Shared is a file in a volume that is a part of the EFI image.
+type Shared struct {
+	Path     string
+	At, Size int64 // in the EFI image; At is a multiple of 2048
+}
+
+const (
+	elToritoPath = "boot/grub/eltorito.img"
+
+	sector     = 2048
+	isoPadding = 150
+	// maxExtent is the largest size of one extent of a file, a 32-bit number of bytes. A
+	// larger file has several.
+	maxExtent = 1<<32 - sector
+)
+
+// Image lays the volume out.
+func (iso ISO) Image() (*Image, error) {
+	m, err := iso.image()
+	if err != nil {
+		return nil, fmt.Errorf("lay out ISO: %w", err)
+	}
+	return m, nil
+}
+
+func (iso ISO) image() (*Image, error) {
+	if (len(iso.BootHybrid) == 0) != (len(iso.ElTorito) == 0) {
+		return nil, errors.New("BIOS boot takes both boot_hybrid.img and eltorito.img")
+	}
+	if len(iso.ElTorito) == 0 && iso.EFI == nil {
+		return nil, errors.New("nothing to boot from: neither GRUB's images nor an EFI image")
+	}
+	if len(iso.Volume) > 32 {
+		return nil, fmt.Errorf("volume identifier %q has more than 32 characters", iso.Volume)
+	}
+	var eltorito []byte // patched, once its place is known
+	files := iso.Files
+	if n := len(iso.ElTorito); n > 0 {
+		// As a file, so that tools which copy the volume find it.
+		files = append(slices.Clone(files), File{Path: elToritoPath, Size: int64(n), Open: func() (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(eltorito)), nil
+		}})
+	}
+	shared := map[string]Shared{}
+	for _, f := range iso.Shared {
+		if iso.EFI == nil || f.At%sector != 0 || f.At < 0 || f.Size < 0 || f.At+f.Size > iso.EFI.Size {
+			return nil, fmt.Errorf("%s: %d bytes at %d are not a part of the EFI image that a file can share", f.Path, f.Size, f.At)
+		}
+		shared[f.Path] = f
+		files = append(slices.Clip(files), File{Path: f.Path, Size: f.Size, Open: func() (io.ReadCloser, error) {
+			return nil, errors.New("it is in the EFI image")
+		}})
+	}
+	root, err := tree(files)
+	if err != nil {
+		return nil, err
+	}
+	v := volume{iso: iso, next: 19}
+	catalog := v.take(sector)
+	if err := v.placeDirs(root); err != nil {
+		return nil, err
+	}
+	var bios, efi, efiSize int64
+	root.walk(func(n *node) {
+		if _, ok := shared[n.Path]; ok || n.dir() {
+			return
+		}
+		v.files[n] = v.take(n.Size)
+		if n.Path == elToritoPath && len(iso.ElTorito) > 0 {
+			bios = v.files[n]
+		}
+	})
+	if iso.EFI != nil {
+		efiSize = align(iso.EFI.Size, sector)
+		efi = v.take(efiSize)
+	}
+	root.walk(func(n *node) {
+		if f, ok := shared[n.Path]; ok && n.Size > 0 {
+			v.files[n] = efi + f.At/sector
+		}
+	})
+	v.take(isoPadding * sector)
+	if v.next >= 1<<32 {
+		return nil, errors.New("the volume exceeds 8 TiB")
+	}
+
+	m := &Image{Size: v.next * sector}
+	mbr, err := isoMBR(iso.BootHybrid, bios, efi, efiSize)
+	if err != nil {
+		return nil, err
+	}
+	m.addBytes(0, "master boot record", mbr)
+	m.addBytes(16*sector, "primary volume descriptor", v.primaryDescriptor())
+	m.addBytes(17*sector, "boot record", bootRecord(catalog))
+	m.addBytes(18*sector, "set terminator", setTerminator())
+	m.addBytes(catalog*sector, "boot catalog", bootCatalog(bios, efi, efiSize))
+	v.addDirs(m)
+	if bios != 0 {
+		if eltorito, err = patchElTorito(iso.ElTorito, bios); err != nil {
+			return nil, err
+		}
+	}
+	root.walk(func(n *node) {
+		if _, ok := shared[n.Path]; !ok && !n.dir() {
+			m.add(v.files[n]*sector, n.extent())
+		}
+	})
+	if iso.EFI != nil {
+		m.AddImage(efi*sector, iso.EFI)
+	}
+	return m, nil
+}
+
+// isoTime returns t as the volume will show it: whole seconds, in the years 1900 to 2155
+// that the format has.
+func isoTime(t time.Time) time.Time {
+	t = t.UTC().Truncate(time.Second)
+	if t.Year() < 1900 {
+		return time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC)
+	}
+	if t.Year() > 2155 {
+		return time.Date(2155, 12, 31, 0, 0, 0, 0, time.UTC)
+	}
+	return t
+}
