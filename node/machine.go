@@ -1,0 +1,165 @@
+package node
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/kairos-buildkit/kairos/internal/durable"
+	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/store"
+)
+
+// Machine is the machine that is worked on: what it booted, and its partitions as far as
+// they are there.
+type Machine struct {
+	Boot     layout.Boot
+	Root     string       // the running system's root: "/" or, in tests, a folder
+	State    *store.Store // nil on a live medium
+	Recovery *store.Store
+	ESP      *ESP
+	OEM      string // folder
+	// Cache is a folder for what is downloaded, on PERSISTENT.
+	Cache string
+	FS    *durable.FS
+
+	mounts *mounts
+	// bootFiles takes a release's boot files out of a store: readBootFiles, or a test's.
+	bootFiles func(*store.Store, layout.Release, Progress) (BootFiles, string, error)
+}
+
+// ErrNotNode says that the running system was not booted by Kairos: a container, a
+// chroot, another operating system.
+var ErrNotNode = errors.New("this system was not started by Kairos: it is a container, or another operating system. " +
+	"Start an installed node or a live medium and run the command there")
+
+// ErrNotInstalled says that a command needs an installed node.
+var ErrNotInstalled = errors.New("this system runs from a live medium: install it with `kairos-apply install`, start it from its disk and run the command there")
+
+// ReadBoot reads what the running system was booted from. root is "/" or a folder.
+func ReadBoot(root string) (layout.Boot, error) {
+	b, err := os.ReadFile(filepath.Join(root, layout.RunBoot))
+	if errors.Is(err, fs.ErrNotExist) {
+		return layout.Boot{}, ErrNotNode
+	}
+	if err != nil {
+		return layout.Boot{}, err
+	}
+	return layout.ParseBoot(b)
+}
+
+// Open returns the running machine with its partitions mounted, for writing too. It has
+// to run in a mount namespace of its own: nothing that it mounts is seen elsewhere.
+func Open() (*Machine, error) {
+	boot, err := ReadBoot("/")
+	if err != nil {
+		return nil, err
+	}
+	return open(boot, "/", nil, &mounts{})
+}
+
+// OpenReadOnly is Open for looking only. It may run beside a command that writes.
+func OpenReadOnly() (*Machine, error) {
+	boot, err := ReadBoot("/")
+	if err != nil {
+		return nil, err
+	}
+	return open(boot, "/", nil, &mounts{readOnly: true})
+}
+
+func open(boot layout.Boot, root string, d *durable.FS, on *mounts) (_ *Machine, err error) {
+	m := &Machine{Boot: boot, Root: root, FS: d, mounts: on, bootFiles: readBootFiles}
+	if boot.Role == layout.RoleLive {
+		return m, nil
+	}
+	defer func() {
+		if err != nil {
+			m.Close()
+		}
+	}()
+	paths := map[string]string{}
+	for _, p := range layout.Partitions() {
+		device := boot.Devices[p.Name]
+		if device == "" || p.FS == "" {
+			continue
+		}
+		dir, err := m.mounts.mount(p.Name, device, p.FS)
+		switch {
+		case err == nil:
+			paths[p.Name] = dir
+		case p.Name == "efi", p.Name == "state" && boot.Role == layout.RoleSystem:
+			return nil, err
+		default:
+			// Damaged, maybe: no reason not to repair the rest.
+		}
+	}
+	if paths["efi"] == "" {
+		return nil, errors.New("the disk's partition efi was not found: this is no installed node")
+	}
+	if p := paths["state"]; p != "" {
+		m.State = store.NewOn(p, m.FS)
+	}
+	if p := paths["recovery"]; p != "" {
+		m.Recovery = store.NewOn(p, m.FS)
+	}
+	if p := paths["persistent"]; p != "" {
+		m.Cache = filepath.Join(p, ".kairos")
+	}
+	m.OEM = paths["oem"]
+	m.ESP = &ESP{
+		Dir: paths["efi"], BIOS: boot.Firmware == "bios", FS: m.FS,
+		Rename:   m.mounts.onFAT("efi", boot.Devices["efi"], (*fatDisk).Rename),
+		Exchange: m.mounts.onFAT("efi", boot.Devices["efi"], (*fatDisk).Exchange),
+	}
+	return m, nil
+}
+
+// Close unmounts what Open mounted.
+func (m *Machine) Close() error {
+	if m.mounts == nil {
+		return nil
+	}
+	return m.mounts.close()
+}
+
+// installed returns an error that says what to do on a machine that is not installed.
+func (m *Machine) installed() error {
+	switch {
+	case m.Boot.Role == layout.RoleLive:
+		return ErrNotInstalled
+	case m.State == nil:
+		return errors.New("the state partition cannot be mounted: it is damaged. Make it anew with `kairos-apply reset` in the recovery system")
+	case m.ESP == nil:
+		return ErrNotInstalled
+	}
+	return nil
+}
+
+// booted returns the id of the release on STATE that runs, or "".
+func (m *Machine) booted() string {
+	if m.Boot.Role == layout.RoleSystem {
+		return m.Boot.Release
+	}
+	return ""
+}
+
+// path returns a path of the running system.
+func (m *Machine) path(name string) string { return filepath.Join(m.Root, name) }
+
+// ReleaseVars reads KAIROS_* keys from a file in the syntax of os-release(5).
+func ReleaseVars(b []byte) map[string]string {
+	vars := map[string]string{}
+	for line := range strings.Lines(string(b)) {
+		k, v, ok := strings.Cut(strings.TrimSpace(line), "=")
+		if !ok || strings.HasPrefix(k, "#") {
+			continue
+		}
+		if len(v) >= 2 && (v[0] == '"' || v[0] == '\'') && v[len(v)-1] == v[0] {
+			v = v[1 : len(v)-1]
+		}
+		vars[k] = v
+	}
+	return vars
+}

@@ -1,0 +1,219 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/containerd/log"
+
+	"github.com/kairos-buildkit/kairos/internal/durable"
+	"github.com/kairos-buildkit/kairos/internal/durable/powercut"
+	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/store"
+)
+
+func TestMain(m *testing.M) {
+	_ = log.SetLevel("fatal")
+	if _, err := os.Stat("/dev/shm"); err == nil {
+		os.Setenv("TMPDIR", "/dev/shm") // thousands of fsyncs: what they mean, the recorder knows
+	}
+	os.Exit(m.Run())
+}
+
+// operation is a command whose every step is cut.
+type operation struct {
+	name string
+	// prepare brings an installed machine to where the command begins; it returns the id of the
+	// release that runs then.
+	prepare func(m *Machine) (booted string, err error)
+	do      func(ctx context.Context, m *Machine) error
+	// after are the releases that boot when the command was done, in their order.
+	after []string
+}
+
+// TestPowerCutAtEachStep enumerates the steps of the commands from the code, and at each one
+// all that a disk may hold when the power goes. From each such disk a complete release must
+// boot, and the same command must succeed.
+func TestPowerCutAtEachStep(t *testing.T) {
+	a, b, c := threeImages(t)
+	upgrade := func(to testImage) func(context.Context, *Machine) error {
+		return func(ctx context.Context, m *Machine) error {
+			_, err := m.Upgrade(ctx, UpgradeOptions{Source: to.source()})
+			return err
+		}
+	}
+	toB := func(m *Machine) (string, error) {
+		if err := upgrade(b)(t.Context(), m); err != nil {
+			return "", err
+		}
+		return b.id, nil
+	}
+	failedB := func(m *Machine) (string, error) {
+		_, err := toB(m)
+		useUp(t, m, b.id)
+		return a.id, err
+	}
+	nothing := func(*Machine) (string, error) { return a.id, nil }
+	operations := []operation{
+		{"first upgrade", nothing, upgrade(b), []string{b.id, a.id}},
+		{"upgrade after one that failed, with another boot loader", failedB, upgrade(c), []string{c.id, a.id}},
+		{"upgrade of recovery", nothing, func(ctx context.Context, m *Machine) error {
+			_, err := m.Upgrade(ctx, UpgradeOptions{Source: c.source(), Recovery: true})
+			return err
+		}, []string{a.id}},
+		{"bless", toB, func(ctx context.Context, m *Machine) error { _, err := m.Bless(ctx); return err }, []string{b.id, a.id}},
+		{"rollback", func(m *Machine) (string, error) {
+			if _, err := toB(m); err != nil {
+				return "", err
+			}
+			return b.id, m.ESP.Bless(b.id)
+		}, func(ctx context.Context, m *Machine) error { _, err := m.Rollback(ctx, a.id, nil); return err }, []string{a.id, b.id}},
+		{"rollback to the failed one", failedB, func(ctx context.Context, m *Machine) error {
+			_, err := m.Rollback(ctx, b.id, nil)
+			return err
+		}, []string{b.id, a.id}},
+		{"gc", func(m *Machine) (string, error) {
+			// A release without entry, and what was cut off.
+			img, err := layoutImage(t.Context(), folder(c.dir), "", "", arch(""))
+			if err != nil {
+				return "", err
+			}
+			if _, err := m.stage(t.Context(), m.State, img, nil); err != nil {
+				return "", err
+			}
+			return a.id, os.WriteFile(filepath.Join(m.ESP.Dir, layout.UKIDir, stagedName(entry(9, c.id, 3))), []byte("half"), 0o644)
+		}, func(ctx context.Context, m *Machine) error { _, err := m.GC(ctx, nil); return err }, []string{a.id}},
+		{"installation onto partitions that are kept", nothing, func(ctx context.Context, m *Machine) error {
+			medium, release, err := liveMedium(t, b)
+			if err != nil {
+				return err
+			}
+			return m.adopt(ctx, medium, release, InstallOptions{})
+		}, []string{b.id, a.id}},
+	}
+	for _, firmware := range []string{"uefi", "bios"} {
+		for _, op := range operations {
+			t.Run(firmware+"/"+op.name, func(t *testing.T) {
+				t.Parallel()
+				op.cut(t, firmware, a)
+			})
+		}
+	}
+}
+
+// liveMedium is a store as it is on a live medium.
+func liveMedium(t testing.TB, img testImage) (*store.Store, layout.Release, error) {
+	s := store.New(t.TempDir())
+	i, err := layoutImage(t.Context(), folder(img.dir), "", "", arch(""))
+	if err != nil {
+		return nil, layout.Release{}, err
+	}
+	layers, err := stageLayers(t.Context(), s, i, nil)
+	if err != nil {
+		return nil, layout.Release{}, err
+	}
+	r := i.release(layers)
+	return s, r, s.AddRelease(r)
+}
+
+func (op operation) cut(t *testing.T, firmware string, first testImage) {
+	disk, cache := t.TempDir(), t.TempDir()
+	m := install(t, disk, firmware, cache, first)
+	booted, err := op.prepare(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := powercut.Read(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec, err := powercut.New(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	judged := map[[32]byte]bool{}
+	scratch := t.TempDir()
+	rec.Cut = func(n int, step durable.Step, states []powercut.State) error {
+		for k, s := range states {
+			if judged[s.Sum()] {
+				continue
+			}
+			judged[s.Sum()] = true
+			where := filepath.Join(scratch, fmt.Sprintf("%d-%d", n, k))
+			if err := s.Write(where); err != nil {
+				return err
+			}
+			if err := op.judge(t, where, firmware, booted); err != nil {
+				return fmt.Errorf("power cut before step %d (%s), state %d: %w", n, step, k, err)
+			}
+			if err := os.RemoveAll(where); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	run := fakeMachine(t, disk, firmware, booted, cache, &durable.FS{Before: rec.Before})
+	if err := op.do(t.Context(), run); err != nil {
+		t.Fatal(err)
+	}
+	if err := rec.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	if rec.Steps() < 3 {
+		t.Errorf("%d steps only: are they recorded?", rec.Steps())
+	}
+	t.Logf("%d steps, %d different disks", rec.Steps(), len(judged))
+	op.killed(t, before, firmware, booted, cache, rec.Steps())
+}
+
+// judge says whether a disk boots, and whether the command then succeeds on it.
+func (op operation) judge(t *testing.T, disk, firmware, booted string) error {
+	order, err := bootable(disk, firmware)
+	if err != nil {
+		return err
+	}
+	if len(order) < 2 { // a release and the recovery system
+		return fmt.Errorf("boots only %v", order)
+	}
+	m := fakeMachine(t, disk, firmware, booted, t.TempDir(), nil)
+	if err := op.do(t.Context(), m); err != nil {
+		return fmt.Errorf("the same command again: %w", err)
+	}
+	if order, err = bootable(disk, firmware); err != nil {
+		return fmt.Errorf("after the same command: %w", err)
+	}
+	for i, id := range op.after {
+		if i >= len(order) || order[i].ID != id {
+			return fmt.Errorf("after the same command: boots %v, want %v", order, op.after)
+		}
+	}
+	noLeftovers(t, disk)
+	return nil
+}
+
+// killed ends the command at each step, and continues on what is there.
+func (op operation) killed(t *testing.T, before powercut.State, firmware, booted, cache string, steps int) {
+	for k := 1; k < steps; k += 7 {
+		disk := filepath.Join(t.TempDir(), fmt.Sprint(k))
+		if err := before.Write(disk); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		d := &durable.FS{Before: func(durable.Step) error {
+			if n++; n >= k {
+				return powercut.ErrCut
+			}
+			return nil
+		}}
+		if err := op.do(t.Context(), fakeMachine(t, disk, firmware, booted, cache, d)); !errors.Is(err, powercut.ErrCut) {
+			t.Fatalf("killed at step %d: %v", k, err)
+		}
+		if err := op.judge(t, disk, firmware, booted); err != nil {
+			t.Fatalf("killed at step %d: %v", k, err)
+		}
+	}
+}

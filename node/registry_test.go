@@ -1,0 +1,329 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// fakeRegistry serves an OCI layout as the repository "os" with the tag "v2".
+type fakeRegistry struct {
+	dir    string
+	bytes  atomic.Int64
+	mu     sync.Mutex
+	ranges []string
+	// wall is an offset in a blob behind which no byte comes through.
+	wall       atomic.Int64
+	user, pass string
+}
+
+func (f *fakeRegistry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if f.user != "" {
+		if u, p, ok := r.BasicAuth(); !ok || u != f.user || p != f.pass {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+	}
+	name := strings.TrimPrefix(r.URL.Path, "/v2/os/")
+	digest := ""
+	switch {
+	case r.URL.Path == "/v2/":
+		return
+	case name == "manifests/v2":
+		var index ocispec.Index
+		b, _ := os.ReadFile(filepath.Join(f.dir, "index.json"))
+		json.Unmarshal(b, &index)
+		digest = index.Manifests[0].Digest.String()
+		w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+	case strings.HasPrefix(name, "manifests/"):
+		digest = strings.TrimPrefix(name, "manifests/")
+		w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+	case strings.HasPrefix(name, "blobs/"):
+		digest = strings.TrimPrefix(name, "blobs/")
+		w.Header().Set("Content-Type", "application/octet-stream")
+	}
+	b, err := os.ReadFile(filepath.Join(f.dir, "blobs", "sha256", strings.TrimPrefix(digest, "sha256:")))
+	if err != nil {
+		w.WriteHeader(http.StatusNotFound)
+		return
+	}
+	w.Header().Set("Docker-Content-Digest", digest)
+	f.mu.Lock()
+	if h := r.Header.Get("Range"); h != "" {
+		f.ranges = append(f.ranges, h)
+	}
+	f.mu.Unlock()
+	out := &counted{ResponseWriter: w, n: &f.bytes}
+	if wall := f.wall.Load(); wall > 0 {
+		var from int64
+		fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
+		out.limited, out.left = true, max(wall-from, 0)
+	}
+	http.ServeContent(out, r, "", time.Time{}, bytes.NewReader(b))
+}
+
+type counted struct {
+	http.ResponseWriter
+	n       *atomic.Int64
+	limited bool
+	left    int64
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	if c.limited && int64(len(p)) > c.left {
+		n, _ := c.ResponseWriter.Write(p[:c.left])
+		c.n.Add(int64(n))
+		c.ResponseWriter.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler) // the cable is pulled
+	}
+	n, err := c.ResponseWriter.Write(p)
+	c.left -= int64(n)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+func noise(n int) string {
+	b := make([]byte, n)
+	rand.NewChaCha8([32]byte{7}).Read(b)
+	return string(b)
+}
+
+func TestRegistryCutInTheMiddleOfALayerIsResumed(t *testing.T) {
+	a, _, _ := threeImages(t)
+	const size = 6 << 20
+	big := newImage(t, runtime.GOARCH, a.layers[0], tarOf(t, map[string]string{"big": noise(size)}), a.layers[2])
+	reg := &fakeRegistry{dir: big.dir}
+	srv := httptest.NewServer(reg)
+	defer srv.Close()
+	addr := strings.TrimPrefix(srv.URL, "http://")
+	disk, cache := t.TempDir(), t.TempDir()
+	m := install(t, disk, "uefi", cache, a)
+
+	// Cut for good: the command fails, what boots is as it was.
+	reg.wall.Store(size / 2)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if _, err := m.Upgrade(ctx, UpgradeOptions{Source: Source{Registry, addr + "/os:v2"}}); err == nil {
+		t.Fatal("succeeded although no layer came whole")
+	}
+	if order, err := bootable(disk, "uefi"); err != nil || order[0].ID != a.id {
+		t.Errorf("boots %v, %v", order, err)
+	}
+	// The next run goes on where it was cut, and fetches nothing that the node has.
+	reg.wall.Store(0)
+	reg.bytes.Store(0)
+	reg.ranges = nil
+	var steps []string
+	r, err := m.Upgrade(t.Context(), UpgradeOptions{Source: Source{Registry, addr + "/os:v2"}, Progress: func(e Event) { steps = append(steps, e.Step+" "+e.Object) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Release != big.id {
+		t.Errorf("release %s, want %s", r.Release, big.id)
+	}
+	if n := reg.bytes.Load(); n > size*6/10 {
+		t.Errorf("fetched %d bytes of a layer of which half was there", n)
+	}
+	if len(reg.ranges) == 0 || reg.ranges[0] == "bytes=0-" {
+		t.Errorf("ranges %q", reg.ranges)
+	}
+	for _, s := range steps {
+		if strings.HasPrefix(s, "layer ") && !strings.Contains(s, "2 of 3") {
+			t.Errorf("converted a layer that the node has: %s", s)
+		}
+	}
+}
+
+func TestHostsTomlAndCredentials(t *testing.T) {
+	a, b, _ := threeImages(t)
+	reg := &fakeRegistry{dir: b.dir, user: "u", pass: "secret"}
+	srv := httptest.NewTLSServer(reg)
+	defer srv.Close()
+	addr := strings.TrimPrefix(srv.URL, "https://")
+	m := install(t, t.TempDir(), "uefi", t.TempDir(), a)
+	conf := t.TempDir()
+	// A mirror for a registry that does not exist, with a CA of its own.
+	host := filepath.Join(conf, "registry.example")
+	if err := os.MkdirAll(host, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ca := filepath.Join(conf, "ca.crt")
+	if err := os.WriteFile(ca, pemOf(srv), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	toml := fmt.Sprintf("server = \"https://registry.example\"\n[host.\"https://%s\"]\n  capabilities = [\"pull\", \"resolve\"]\n  ca = %q\n", addr, ca)
+	if err := os.WriteFile(filepath.Join(host, "hosts.toml"), []byte(toml), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	auth := filepath.Join(conf, "auth.json")
+	o := UpgradeOptions{Source: Source{Registry, "registry.example/os:v2"}, Registry: RegistryOptions{HostsDir: conf, AuthFiles: []string{auth}}}
+	if _, err := m.Upgrade(t.Context(), o); err == nil {
+		t.Error("succeeded without credentials")
+	}
+	secret := base64.StdEncoding.EncodeToString([]byte("u:secret"))
+	if err := os.WriteFile(auth, []byte(`{"auths":{"`+addr+`":{"auth":"`+secret+`"}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := m.Upgrade(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Release != b.id {
+		t.Errorf("release %s, want %s", r.Release, b.id)
+	}
+}
+
+func pemOf(s *httptest.Server) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+}
+
+func TestEachSourceGivesTheSameRelease(t *testing.T) {
+	a, b, _ := threeImages(t)
+	archive := filepath.Join(t.TempDir(), "b.tar")
+	tool(t, "tar", "-C", b.dir, "-cf", archive, ".")
+	saved := dockerSave(t, b)
+	for _, src := range []string{"oci-layout:" + b.dir, "oci-archive:" + archive, "docker-archive:" + saved, "docker-archive:" + saved + ":v2"} {
+		m := install(t, t.TempDir(), "uefi", t.TempDir(), a)
+		s, err := ParseSource(src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := m.Upgrade(t.Context(), UpgradeOptions{Source: s})
+		if err != nil {
+			t.Errorf("%s: %v", src, err)
+			continue
+		}
+		if r.Release != b.id {
+			t.Errorf("%s: release %s, want %s", src, r.Release, b.id)
+		}
+		if err := m.State.VerifyRelease(b.id); err != nil {
+			t.Errorf("%s: %v", src, err)
+		}
+	}
+	// A folder is an image of its own.
+	root := t.TempDir()
+	tool(t, "tar", "-C", root, "-xf", writeTemp(t, b.layers[2]))
+	m := install(t, t.TempDir(), "uefi", t.TempDir(), a)
+	for range 2 {
+		r, err := m.Upgrade(t.Context(), UpgradeOptions{Source: Source{Directory, root}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.State.VerifyRelease(r.Release); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func writeTemp(t testing.TB, b []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// dockerSave makes what docker save wrote before it wrote OCI layouts.
+func dockerSave(t testing.TB, img testImage) string {
+	t.Helper()
+	dir := t.TempDir()
+	var index ocispec.Index
+	var manifest ocispec.Manifest
+	for name, into := range map[string]any{"index.json": &index} {
+		b, err := os.ReadFile(filepath.Join(img.dir, name))
+		if err != nil || json.Unmarshal(b, into) != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(filepath.Join(img.dir, "blobs", "sha256", index.Manifests[0].Digest.Encoded()))
+	if err != nil || json.Unmarshal(b, &manifest) != nil {
+		t.Fatal(err)
+	}
+	config, err := os.ReadFile(filepath.Join(img.dir, "blobs", "sha256", manifest.Config.Digest.Encoded()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string][]byte{manifest.Config.Digest.Encoded() + ".json": config}
+	var names []string
+	for i, l := range img.layers {
+		name := fmt.Sprintf("%d/layer.tar", i)
+		files[name] = l
+		names = append(names, name)
+	}
+	files["manifest.json"], _ = json.Marshal([]map[string]any{{"Config": manifest.Config.Digest.Encoded() + ".json", "RepoTags": []string{"os:v2"}, "Layers": names}})
+	for name, b := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	archive := filepath.Join(t.TempDir(), "saved.tar")
+	tool(t, "tar", "-C", dir, "-cf", archive, ".")
+	return archive
+}
+
+func TestParseSource(t *testing.T) {
+	for in, want := range map[string]Source{
+		"registry.example/os:v2":            {Registry, "registry.example/os:v2"},
+		"oci:registry.example/os:v2":        {Registry, "registry.example/os:v2"},
+		"oci://registry.example/os:v2":      {Registry, "registry.example/os:v2"},
+		"localhost:5000/os@sha256:" + idA:   {Registry, "localhost:5000/os@sha256:" + idA},
+		"os:v2":                             {Registry, "os:v2"},
+		"oci-layout:/a/b:tag":               {OCILayout, "/a/b:tag"},
+		"docker-archive:x.tar":              {DockerArchive, "x.tar"},
+		"containerd:registry.example/os:v2": {Containerd, "registry.example/os:v2"},
+		"dir:/":                             {Directory, "/"},
+	} {
+		got, err := ParseSource(in)
+		if err != nil || got != want {
+			t.Errorf("%s: %+v, %v", in, got, err)
+		}
+		if again, err := ParseSource(got.String()); err != nil || again != got {
+			t.Errorf("%s formats as %s, which parses as %+v, %v", in, got, again, err)
+		}
+	}
+	for _, in := range []string{"", "oci:", "dir:", "a b"} {
+		if got, err := ParseSource(in); err == nil {
+			t.Errorf("%q accepted as %+v", in, got)
+		}
+	}
+}
+
+func TestTwoRunsDoNotMeet(t *testing.T) {
+	root := t.TempDir()
+	unlock, err := Lock(t.Context(), root, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Lock(t.Context(), root, 0); !errors.Is(err, ErrLocked) {
+		t.Errorf("second: %v", err)
+	}
+	unlock()
+	unlock, err = Lock(t.Context(), root, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+}

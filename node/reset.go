@@ -1,0 +1,154 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kairos-buildkit/kairos/disk"
+	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/store"
+)
+
+// ResetOptions say what to make anew.
+type ResetOptions struct {
+	OEM      bool // the node's cloud-config too
+	Progress Progress
+}
+
+// Reset makes STATE and PERSISTENT anew, from the recovery system that runs: the node has its
+// release then, and nothing of what was kept. Until that is done the recovery system is the only
+// one that boots.
+func (m *Machine) Reset(ctx context.Context, o ResetOptions) (r Result, err error) {
+	if m.Boot.Role != layout.RoleRecovery {
+		return r, refuse("reset runs in the recovery system: restart the machine and choose it in the boot menu")
+	}
+	if m.Recovery == nil {
+		return r, errors.New("the recovery partition cannot be mounted for copying from it")
+	}
+	id := m.Boot.Release
+	release, err := m.Recovery.Release(id)
+	if err != nil {
+		return r, err
+	}
+	r.Release, r.Version = id, release.Version
+	files, _, err := m.bootFiles(m.Recovery, withCmdline(release, m.config()), o.Progress)
+	if err != nil {
+		return r, err
+	}
+	// From here on the recovery system boots, until the new one is complete.
+	if _, err := m.ESP.Retire(nil); err != nil {
+		return r, err
+	}
+	store, done, err := storeFiles(m.Recovery, release)
+	if err != nil {
+		return r, err
+	}
+	defer done()
+	content := map[string][]disk.File{"state": store, "persistent": nil}
+	if o.OEM {
+		content["oem"] = nil
+	}
+	for _, p := range layout.Partitions() {
+		list, ok := content[p.Name]
+		if !ok {
+			continue
+		}
+		o.Progress.step("partition", p.Label)
+		if err := m.format(ctx, p, list); err != nil {
+			return r, fmt.Errorf("reset %s: %w", p.Label, err)
+		}
+	}
+	if m.State, err = m.remountState(); err != nil {
+		return r, err
+	}
+	if err := m.activate(ctx, &stagedRelease{release, files}, o.Progress); err != nil {
+		return r, err
+	}
+	r.Changed = true
+	return r, m.updateLoaders(release, o.Progress)
+}
+
+// config is the node's config as far as it can be read.
+func (m *Machine) config() Config {
+	docs, err := readConfigDir(m.OEM)
+	if err != nil {
+		return Config{}
+	}
+	c, err := ParseConfig(docs...)
+	if err != nil {
+		return Config{}
+	}
+	return c
+}
+
+// format makes a partition's file system anew.
+func (m *Machine) format(ctx context.Context, p layout.Partition, files []disk.File) error {
+	if err := m.mounts.unmount(p.Name); err != nil {
+		return err
+	}
+	device := m.Boot.Devices[p.Name]
+	if device == "" {
+		return errors.New("the disk has no such partition: install anew")
+	}
+	f, err := openExclusive(device)
+	if err != nil {
+		if p.Name != "state" && mountedAt(m.path(mountPoints[p.Name])) {
+			return emptyDir(m.path(mountPoints[p.Name])) // the running system has it
+		}
+		return err
+	}
+	defer f.Close()
+	e := disk.Ext4{Label: p.Label, Time: time.Now(), Files: files}
+	rand.Read(e.UUID[:])
+	if e.Size, err = deviceSize(f); err != nil {
+		return err
+	}
+	image, err := e.Image()
+	if err != nil {
+		return err
+	}
+	if err := image.WriteOver(ctx, f, 0); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// mountPoints are where the running system has partitions mounted.
+var mountPoints = map[string]string{"persistent": layout.MountPersistent, "oem": layout.MountOEM}
+
+func mountedAt(dir string) bool {
+	var here, above unix.Stat_t
+	return unix.Stat(dir, &here) == nil && unix.Stat(filepath.Dir(dir), &above) == nil && here.Dev != above.Dev
+}
+
+// emptyDir removes what is in a folder.
+func emptyDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == "lost+found" {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return syncFS(dir)
+}
+
+func (m *Machine) remountState() (*store.Store, error) {
+	dir, err := m.mounts.mount("state", m.Boot.Devices["state"], "ext4")
+	if err != nil {
+		return nil, err
+	}
+	return store.NewOn(dir, m.FS), nil
+}

@@ -1,0 +1,99 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/store"
+)
+
+// Rollback makes another release that the node has boot next, on trial like any other: the
+// passive one, or the one whose id is given, which may be one that failed before.
+func (m *Machine) Rollback(ctx context.Context, id string, progress Progress) (r Result, err error) {
+	if err := m.installed(); err != nil {
+		return r, err
+	}
+	slots, err := m.ESP.Slots()
+	if err != nil {
+		return r, err
+	}
+	if id == "" {
+		if id, err = m.other(slots); err != nil {
+			return r, err
+		}
+	}
+	if !layout.ValidID(id) {
+		return r, refuse("release %q: want the %d hex digits that `kairos-apply status` shows", id, layout.IDLength)
+	}
+	r.Release = id
+	if active, ok := slots.Active(); ok && active.ID == id {
+		r.Removed, err = m.finish(ctx, nil, id, progress)
+		return r, err
+	}
+	if !slots.Has(id) || !m.complete(m.State, id) {
+		return r, refuse("release %s is not on this node: see `kairos-apply status`, or upgrade to its image", id)
+	}
+	release, err := m.State.Release(id)
+	if err != nil {
+		return r, err
+	}
+	r.Version = release.Version
+	// The boot files as they are on the ESP may be what made it fail; the layers are verified.
+	files, _, err := m.bootFiles(m.State, withCmdline(release, m.config()), progress)
+	if err != nil {
+		return r, err
+	}
+	staged := &stagedRelease{release, files}
+	if err := m.activate(ctx, staged, progress); err != nil {
+		return r, m.explain(err)
+	}
+	r.Changed = true
+	if r.Removed, err = m.finish(ctx, nil, id, progress); err != nil {
+		return r, err
+	}
+	return r, m.FS.Remove(filepath.Join(m.State.Dir(), layout.FailurePath(id)))
+}
+
+// other returns the release to roll back to: the one that is not active.
+func (m *Machine) other(slots Slots) (string, error) {
+	active, _ := slots.Active()
+	for _, e := range slots.Entries {
+		if e.ID != active.ID && m.complete(m.State, e.ID) {
+			return e.ID, nil
+		}
+	}
+	return "", refuse("there is no release to roll back to: this node has one only")
+}
+
+// GC removes the releases that no role needs, their layers, and what runs that were cut off
+// have left.
+func (m *Machine) GC(ctx context.Context, progress Progress) ([]string, error) {
+	if err := m.installed(); err != nil {
+		return nil, err
+	}
+	ctx, e, done, err := m.engine(ctx, UpgradeOptions{}, m.State)
+	if err != nil {
+		return nil, err
+	}
+	gone, err := m.collect(ctx, e, progress)
+	if derr := done(err); err == nil {
+		err = derr
+	}
+	if err != nil {
+		return gone, fmt.Errorf("collect garbage: %w", err)
+	}
+	if m.Recovery != nil {
+		slots, err := m.ESP.Slots()
+		if err != nil {
+			return gone, err
+		}
+		if slots.Recovery != "" && m.complete(m.Recovery, slots.Recovery) {
+			if _, err := store.NewOn(m.Recovery.Dir(), m.FS).GC(ctx, []string{slots.Recovery}); err != nil {
+				return gone, err
+			}
+		}
+	}
+	return gone, nil
+}
