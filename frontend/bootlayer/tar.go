@@ -1,0 +1,49 @@
+package bootlayer
+
+import (
+	"archive/tar"
+	"errors"
+	"io"
+	"io/fs"
+)
+
+// WriteTar writes the layer as the tar of an image layer on top of root. Folders that root
+// has keep their mode.
+func (l *Layer) WriteTar(w io.Writer, root fs.FS) error {
+	t := tar.NewWriter(w)
+	for _, dir := range l.Dirs() {
+		mode := fs.FileMode(0o755)
+		info, err := fs.Stat(root, dir)
+		if err == nil {
+			mode = info.Mode()
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: tarMode(mode), ModTime: Time}); err != nil {
+			return err
+		}
+	}
+	for _, f := range l.Files {
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: f.Path, Mode: tarMode(f.Mode), Size: int64(len(f.Data)), ModTime: Time}
+		if f.Link != "" {
+			h.Typeflag, h.Linkname = tar.TypeSymlink, f.Link
+		}
+		if err := t.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := t.Write(f.Data); err != nil {
+			return err
+		}
+	}
+	return t.Close()
+}
+
+func tarMode(m fs.FileMode) int64 {
+	mode := int64(m.Perm())
+	for bit, value := range map[fs.FileMode]int64{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
+		if m&bit != 0 {
+			mode |= value
+		}
+	}
+	return mode
+}

@@ -1,0 +1,86 @@
+package bootlayer
+
+import (
+	"bufio"
+	"bytes"
+	"io/fs"
+	"path"
+	"strings"
+
+	"github.com/kairos-buildkit/kairos/node/units"
+)
+
+const unitDir = "usr/lib/systemd/system"
+
+// unitFiles returns the node agent's units and the links that enable them, below /usr: in the
+// image's /etc are only the links that mask a unit. An image with OpenRC or sysvinit gets an
+// init script.
+func unitFiles(root fs.FS) ([]File, error) {
+	files := scriptFiles(root)
+	if _, err := fs.Stat(root, unitDir); err != nil {
+		return files, nil
+	}
+	for _, unit := range units.Masked() {
+		files = append(files, File{Path: path.Join("etc/systemd/system", unit), Mode: fs.ModeSymlink | 0o777, Link: "/dev/null"})
+	}
+	err := fs.WalkDir(units.FS, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := fs.ReadFile(units.FS, name)
+		if err != nil {
+			return err
+		}
+		unit := path.Base(name)
+		files = append(files, File{Path: path.Join(unitDir, unit), Mode: 0o644, Data: data})
+		for _, dir := range installDirs(data) {
+			files = append(files, File{Path: path.Join(unitDir, dir, unit), Mode: fs.ModeSymlink | 0o777, Link: "../" + unit})
+		}
+		return nil
+	})
+	return files, err
+}
+
+// scriptFiles returns the script that starts the node agent in an image whose init runs scripts.
+func scriptFiles(root fs.FS) []File {
+	has := func(name string) bool { _, err := fs.Lstat(root, name); return err == nil }
+	var script units.Script
+	switch {
+	case has("sbin/openrc") || has("usr/sbin/openrc"):
+		script = units.OpenRC()
+	case has("etc/inittab"): // of sysvinit
+		script = units.SysV()
+	default:
+		return nil
+	}
+	files := []File{{Path: script.Path, Mode: 0o755, Data: script.Data}}
+	for _, link := range script.Links {
+		files = append(files, File{Path: link, Mode: fs.ModeSymlink | 0o777, Link: relative(link, script.Path)})
+	}
+	return files
+}
+
+// installDirs reads a unit's [Install] section, as `systemctl enable` does.
+func installDirs(unit []byte) []string {
+	var dirs []string
+	section := ""
+	for s := bufio.NewScanner(bytes.NewReader(unit)); s.Scan(); {
+		line := strings.TrimSpace(s.Text())
+		if strings.HasPrefix(line, "[") {
+			section = line
+			continue
+		}
+		key, value, ok := strings.Cut(line, "=")
+		if !ok || section != "[Install]" {
+			continue
+		}
+		suffix := map[string]string{"WantedBy": ".wants", "RequiredBy": ".requires"}[strings.TrimSpace(key)]
+		if suffix == "" {
+			continue
+		}
+		for _, target := range strings.Fields(value) {
+			dirs = append(dirs, target+suffix)
+		}
+	}
+	return dirs
+}

@@ -1,0 +1,94 @@
+package frontend
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/frontend/gateway/grpcclient"
+	_ "github.com/moby/buildkit/util/grpcutil/encoding/proto" // BuildKit's codec
+
+	"github.com/kairos-buildkit/kairos/frontend/bootlayer"
+)
+
+// Command is a build step of the frontend's that a program adds: what makes media is not
+// imported here.
+type Command func(ctx context.Context, args []string, log io.Writer) error
+
+// Run is the program in the frontend's image: without arguments the gateway frontend, with
+// boot-layer the step that it adds to the build, and the commands by their names.
+func Run(ctx context.Context, args []string, out io.Writer, commands map[string]Command) error {
+	if len(args) == 0 {
+		return runGateway(ctx)
+	}
+	if args[0] == "boot-layer" {
+		return runBootLayer(args[1:], out)
+	}
+	run := commands[args[0]]
+	if run == nil {
+		return fmt.Errorf("%s: unknown command: this is the program of the Kairos build frontend, "+
+			"BuildKit runs it for `# syntax=kairos`", args[0])
+	}
+	return run(ctx, args[1:], out)
+}
+
+// ReportedError is an error that BuildKit has got already, and shows.
+type ReportedError struct{ error }
+
+func runGateway(ctx context.Context) error {
+	var built error
+	err := grpcclient.RunFromEnvironment(ctx, func(ctx context.Context, c client.Client) (*client.Result, error) {
+		res, err := Build(ctx, c)
+		built = err
+		return res, err
+	})
+	if built != nil {
+		return ReportedError{built}
+	}
+	return err
+}
+
+// Main runs the program and returns its exit code.
+func Main(ctx context.Context, args []string, errs io.Writer, commands map[string]Command) int {
+	err := Run(ctx, args, errs, commands)
+	if err == nil {
+		return 0
+	}
+	if _, reported := err.(ReportedError); !reported {
+		fmt.Fprintln(errs, "kairos-frontend:", err)
+	}
+	return 1
+}
+
+// runBootLayer adds the boot layer's files to the root file system in a folder.
+func runBootLayer(args []string, out io.Writer) error {
+	flags := flag.NewFlagSet("boot-layer", flag.ContinueOnError)
+	flags.SetOutput(out)
+	o := bootlayer.Options{Labels: map[string]string{}}
+	dir := flags.String("root", "", "folder with the image's root")
+	flags.StringVar(&o.Arch, "arch", "", "the image's architecture")
+	flags.Func("label", "label of the image, key=value", func(s string) error {
+		key, value, _ := strings.Cut(s, "=")
+		o.Labels[key] = value
+		return nil
+	})
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	// os.Root: no link in the image leads out of it.
+	root, err := os.OpenRoot(*dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	layer, err := bootlayer.Make(root.FS(), o)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "kernel %s, %d files\n", layer.Kernel, len(layer.Files))
+	return layer.Write(root)
+}
