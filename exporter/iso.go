@@ -1,0 +1,151 @@
+package exporter
+
+import (
+	"bytes"
+	"context"
+	"debug/pe"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+
+	"github.com/kairos-buildkit/kairos/disk"
+	"github.com/kairos-buildkit/kairos/layout"
+)
+
+// ISO writes a live medium for the image to w, in one pass from its first byte to its last.
+//
+//	/kairos/blobs/…  /kairos/releases/<id>/release.json     the store
+//	/kairos/config.yaml                                     cloud-config, where one was given
+//	/boot/vmlinuz /boot/initrd /boot/grub/grub.cfg          for BIOS (amd64)
+//	EFI system partition: EFI/BOOT/BOOTX64.EFI is the UKI
+func ISO(ctx context.Context, w io.Writer, img Image, o Options) error {
+	return Export(ctx, w, img, FormatISO, o)
+}
+
+func writeISO(ctx context.Context, w io.Writer, img Image, o Options) error {
+	if o.Size != 0 || o.Compress != "" {
+		return errors.New("size= and compress= are for disks: an ISO is as large as it has to be, and its layers are compressed")
+	}
+	p, err := prepare(ctx, img, o)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	medium, err := p.iso()
+	if err != nil {
+		return err
+	}
+	const step = "writing ISO"
+	done := o.step(step)
+	return done(medium.WriteTo(ctx, &countingWriter{w: w, report: func(n int64) { o.bytes(step, n, medium.Size) }}))
+}
+
+// iso lays the medium out.
+func (p *prepared) iso() (*disk.Image, error) {
+	now := p.options.epoch(p.Image)
+	files, err := p.storeFiles()
+	if err != nil {
+		return nil, err
+	}
+	for i := range files {
+		files[i].Path = path.Join(layout.LiveRoot, files[i].Path)
+	}
+	if len(p.options.CloudConfig) > 0 {
+		files = append(files, disk.Bytes(layout.LiveCloudConfig, p.options.CloudConfig))
+	}
+	loader, err := layout.EFIDefaultPath(p.Config.Architecture)
+	if err != nil {
+		return nil, err
+	}
+	// The volume's serial number may be anything, but not another one for the same image.
+	var serial uint32
+	fmt.Sscanf(p.ConfigDigest.Hex()[:8], "%x", &serial)
+	efi, err := disk.FAT{
+		Label: layout.LabelESP, Serial: serial, Time: now, Files: []disk.File{disk.Bytes(loader, p.boot.UKI)},
+	}.Image()
+	if err != nil {
+		return nil, err
+	}
+	iso := disk.ISO{Volume: layout.LabelLive, Time: now, EFI: efi, Files: files}
+	if p.Config.Architecture == "amd64" {
+		if err := p.addBIOS(&iso); err != nil {
+			return nil, err
+		}
+	}
+	return iso.Image()
+}
+
+// addBIOS adds GRUB, and what it loads.
+func (p *prepared) addBIOS(iso *disk.ISO) (err error) {
+	if iso.BootHybrid, err = fs.ReadFile(p.root, layout.ImageGrubDir+"/boot_hybrid.img"); err != nil {
+		return fmt.Errorf("boot layer: %w", err)
+	}
+	if iso.ElTorito, err = fs.ReadFile(p.root, layout.ImageGrubDir+"/eltorito.img"); err != nil {
+		return fmt.Errorf("boot layer: %w", err)
+	}
+	cmdline, err := p.cmdline()
+	if err != nil {
+		return err
+	}
+	iso.Files = append(iso.Files, disk.Bytes("boot/grub/grub.cfg", liveGrubConfig(cmdline)))
+	p.addShared(iso, layout.ImageKernel, ".linux", p.boot.Kernel)
+	p.addShared(iso, layout.ImageInitrd, ".initrd", p.boot.Initrd)
+	return nil
+}
+
+// addShared adds a file that is also a section of the UKI. Where the bytes are the same, and
+// begin at a sector, they are on the medium once.
+func (p *prepared) addShared(iso *disk.ISO, path, section string, data []byte) {
+	loader, _ := layout.EFIDefaultPath(p.Config.Architecture)
+	at, ok := iso.EFI.Offset(loader)
+	if f, err := pe.NewFile(bytes.NewReader(p.boot.UKI)); err == nil && ok {
+		if s := f.Section(section); s != nil {
+			begin := int64(s.Offset)
+			rest := p.boot.UKI[min(begin, int64(len(p.boot.UKI))):]
+			if (at+begin)%2048 == 0 && bytes.HasPrefix(rest, data) {
+				iso.Shared = append(iso.Shared, disk.Shared{Path: path, At: at + begin, Size: int64(len(data))})
+				return
+			}
+		}
+	}
+	iso.Files = append(iso.Files, disk.Bytes(path, data))
+}
+
+// storeFiles lists the files of a store with the image as its one release.
+func (p *prepared) storeFiles() ([]disk.File, error) {
+	release := p.release()
+	b, err := release.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	files := []disk.File{disk.Bytes(layout.ReleasePath(release.ID()), b)}
+	seen := map[layout.Digest]bool{}
+	for _, blob := range p.blobs {
+		if seen[blob.DiffID] {
+			continue // an image may have the same layer twice
+		}
+		seen[blob.DiffID] = true
+		size := blob.TotalSize()
+		files = append(files,
+			disk.File{Path: layout.BlobPath(blob.DiffID), Size: size, Open: func() (io.ReadCloser, error) {
+				return io.NopCloser(io.NewSectionReader(blob, 0, size)), nil
+			}},
+			disk.Bytes(layout.SidecarPath(blob.DiffID), layout.Sidecar{RootHash: blob.RootHash, HashOffset: blob.Layer.Size}.Marshal()))
+	}
+	return files, nil
+}
+
+type countingWriter struct {
+	w      io.Writer
+	n      int64
+	report func(int64)
+}
+
+func (c *countingWriter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n += int64(n)
+	c.report(c.n)
+	return n, err
+}
