@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kairos-buildkit/kairos/builder"
+	"github.com/kairos-buildkit/kairos/source"
+)
+
+type exportOptions struct {
+	output, cloudConfig, cache, metadataFile string
+	source                                   source.Options
+}
+
+func newExportCommand(s streams) *cobra.Command {
+	var o exportOptions
+	c := &cobra.Command{
+		Use:   "export --output type=iso,dest=FILE [flags] IMAGE",
+		Short: "Put an image that exists on a bootable medium",
+		Long: `Puts an image on a bootable medium, without a build. The image is one that was built with
+"# syntax=kairos", or is derived from one in any way; or any other image with a kernel and an init.
+
+IMAGE is one of
+  REF                        in a registry, with the credentials of the Docker config
+  oci-layout:DIR[:TAG]       an OCI layout
+  oci-archive:FILE[:TAG]     the same in a tar
+  docker-archive:FILE[:REF]  what "docker save" writes
+  docker:REF                 in the Docker engine of this machine
+  containerd:REF             in containerd on this machine`,
+		Example: `  kairos export -o type=iso,dest=os.iso registry.example/os:v1
+  kairos export -o type=iso,dest=os.iso --cloud-config config.yaml oci-archive:os.tar`,
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usagef("kairos export needs one argument: the image. See `kairos export --help` for where it can be")
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error { return o.run(c.Context(), args[0], s) },
+	}
+	f := c.Flags()
+	f.SortFlags = false
+	f.StringVarP(&o.output, "output", "o", "", "the medium: type="+strings.Join(builder.Formats(), "|")+",dest=FILE")
+	f.StringVar(&o.cloudConfig, "cloud-config", "", "cloud-config to put on the medium")
+	f.StringVar(&o.source.Platform, "platform", "", "platform, where the image is for several (default this machine's)")
+	f.StringVar(&o.metadataFile, "metadata-file", "", "write digests and sizes of the result to this file, as JSON")
+	f.StringVar(&o.cache, "cache", "", "folder that keeps converted layers (default the builder's)")
+	f.StringVar(&o.source.Containerd, "containerd", "", "address of containerd (default /run/containerd/containerd.sock)")
+	f.StringVar(&o.source.Namespace, "namespace", "", "namespace in containerd (default \"default\")")
+	f.BoolVar(&o.source.Insecure, "insecure", false, "allow a registry without TLS")
+	return c
+}
+
+func (o *exportOptions) run(ctx context.Context, image string, s streams) (err error) {
+	if o.output == "" {
+		return usagef("kairos export: where to? Add --output type=iso,dest=FILE")
+	}
+	out, err := parseOutput(o.output)
+	if err != nil {
+		return err
+	}
+	if o.cloudConfig != "" {
+		b, err := os.ReadFile(o.cloudConfig)
+		if err != nil {
+			return usagef("--cloud-config: %w", err)
+		}
+		out.attrs["cloud-config"] = string(b)
+	}
+	if !isMedium(out.typ) {
+		return usagef("kairos export makes media: use type=%s", strings.Join(builder.Formats(), ", type="))
+	}
+	m, err := builder.ParseMedium(out.typ, out.attrs)
+	if err != nil {
+		return usagef("--output type=%s: %w", out.typ, err)
+	}
+	if m.Epoch, err = epoch(); err != nil {
+		return err
+	}
+	m.Cache = o.cache
+	if m.Cache == "" {
+		m.Cache = builder.LayersFolder(builder.DefaultRoot())
+	}
+	m.Progress = stepPrinter(s.err)
+	m.Warn = func(sentence string) { fmt.Fprintln(s.err, "kairos: "+sentence) }
+
+	img, err := source.Open(ctx, image, o.source)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, img.Close()) }()
+
+	to := &pendingFile{w: s.out, dest: "standard output"}
+	if out.dest != "-" {
+		if to, err = createPending(out.dest); err != nil {
+			return usagef("--output dest=%s: %w", out.dest, err)
+		}
+	}
+	set := outputSet{outputs: []output{out}, files: []*pendingFile{to}, loads: []*engineLoad{nil}}
+	defer func() { err = errors.Join(err, set.discard()) }()
+	if err := builder.WriteMedium(ctx, to, img.Image, m); err != nil {
+		if werr := set.writeError(); werr != nil {
+			return werr
+		}
+		return err
+	}
+	files, err := set.commit(s)
+	if err != nil || o.metadataFile == "" {
+		return err
+	}
+	b, err := json.MarshalIndent(map[string]any{
+		"containerimage.config.digest": img.ConfigDigest,
+		"kairos.files":                 files,
+	}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFileAtomic(o.metadataFile, append(b, '\n'))
+}
+
+// epoch is SOURCE_DATE_EPOCH, or zero.
+func epoch() (time.Time, error) {
+	v := os.Getenv("SOURCE_DATE_EPOCH")
+	if v == "" {
+		return time.Time{}, nil
+	}
+	n, err := strconv.ParseInt(v, 10, 64)
+	if err != nil {
+		return time.Time{}, usagef("SOURCE_DATE_EPOCH=%s: want seconds since 1970", v)
+	}
+	return time.Unix(n, 0).UTC(), nil
+}
+
+// stepPrinter tells each step as it ends, with the time that it took.
+func stepPrinter(w io.Writer) func(string) func(error) error {
+	return func(step string) func(error) error {
+		start := time.Now()
+		return func(err error) error {
+			if err == nil {
+				fmt.Fprintf(w, "%s %.1fs\n", step, time.Since(start).Seconds())
+			}
+			return err
+		}
+	}
+}

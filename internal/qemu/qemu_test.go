@@ -1,0 +1,95 @@
+package qemu
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// QEMU takes the arguments of every kind of machine: it starts them, without running them.
+func TestCommand(t *testing.T) {
+	dir, err := os.MkdirTemp("", "qemu") // short enough for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	image := filepath.Join(dir, "image, with a comma")
+	if err := os.WriteFile(image, make([]byte, 1<<20), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	disk := func(b Bus) Drive { return Drive{Path: image, Bus: b, Snapshot: true} }
+	cd := func(b Bus) Drive { return Drive{Path: image, Bus: b, CDROM: true} }
+	for i, m := range []Machine{
+		{Drives: []Drive{cd(""), disk("")}},
+		{Firmware: BIOS, Drives: []Drive{cd(""), disk(AHCI)}},
+		{Drives: []Drive{disk(Virtio), disk(AHCI), disk(USB), disk(NVMe), disk(SCSI)}, NoNet: true, NoVGA: true, NoReboot: true},
+		{Drives: []Drive{cd(Virtio), cd(USB), cd(SCSI), cd(AHCI)}, Monitor: true},
+		{Drives: []Drive{{Path: image, Snapshot: true, Cache: "unsafe", Serial: "disk,1"}}, Forwards: []Forward{{Host: 0, Guest: 22}}},
+		{Arch: "arm64", Drives: []Drive{cd(""), disk(""), disk(USB), disk(NVMe)}},
+	} {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			m.Accel, m.Memory, m.CPUs = TCG, 128, 1
+			m.Vars, m.QMP = filepath.Join(dir, fmt.Sprint("vars", i)), filepath.Join(dir, fmt.Sprint("qmp", i))
+			m.Args = []string{"-S"}
+			cmd, err := m.Command(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, &out
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() { done <- cmd.Wait() }()
+			go quit(m.QMP)
+			select {
+			case err := <-done:
+				if err != nil {
+					t.Errorf("%v: %s", err, out.String())
+				}
+			case <-time.After(30 * time.Second):
+				t.Error("QEMU does not end")
+			}
+		})
+	}
+}
+
+// quit ends a QEMU as soon as it answers.
+func quit(socket string) {
+	for range 300 {
+		if conn, err := net.Dial("unix", socket); err == nil {
+			fmt.Fprint(conn, `{"execute":"qmp_capabilities"}{"execute":"quit"}`)
+			buf := make([]byte, 4096)
+			for err == nil {
+				_, err = conn.Read(buf)
+			}
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func TestCommandRejects(t *testing.T) {
+	for _, tc := range []struct {
+		m    Machine
+		want string
+	}{
+		{Machine{Arch: "vax"}, "unknown architecture"},
+		{Machine{Arch: "arm64", Firmware: BIOS}, "use UEFI"},
+		{Machine{Arch: "amd64", Firmware: "coreboot"}, "want uefi or bios"},
+		{Machine{Arch: "amd64"}, "UEFI variables"},
+		{Machine{Arch: "amd64", Firmware: BIOS, Drives: []Drive{{Path: "x", CDROM: true, Bus: NVMe}}}, "no nvme drive"},
+		{Machine{Arch: "arm64", Vars: filepath.Join(t.TempDir(), "v"), Drives: []Drive{{Path: "x", Bus: AHCI}}}, "no ahci drive"},
+	} {
+		_, err := tc.m.withDefaults().args()
+		if err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%+v: got %v, want %q", tc.m, err, tc.want)
+		}
+	}
+}
