@@ -1,0 +1,135 @@
+//go:build vm
+
+// Package boot tests /init in virtual machines, with a very small image: the Debian base's kernel, and an
+// init that says what it finds. So a boot takes seconds, and the tests can afford many.
+//
+// `make test-vm` makes what it starts from: build/base and the boot assets. It needs no root.
+package boot
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kairos-buildkit/kairos/internal/qemu"
+	"github.com/kairos-buildkit/kairos/internal/vmtest"
+	"github.com/kairos-buildkit/kairos/layout"
+)
+
+// report is what the probe says, see testdata/probe.
+type report struct {
+	Boot      layout.Boot
+	Root      string
+	Layers    int
+	Content   string
+	Written   map[string]string
+	MachineID string
+	Failures  string
+	Size      uint64
+}
+
+// wait returns the probe's report, after which the machine is off.
+func wait(t *testing.T, vm *vmtest.VM) report {
+	t.Helper()
+	m := vm.Expect(`probe: (\{.*\})\r?\n`, vmtest.BootTimeout)
+	var r report
+	if err := json.Unmarshal([]byte(m[1]), &r); err != nil {
+		t.Fatalf("%v: %s", err, m[1])
+	}
+	vm.WaitOff(time.Minute)
+	return r
+}
+
+// An image may have as many layers as container engines allow.
+func TestLayers(t *testing.T) {
+	for _, n := range []int{1, 2, 127} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			img := makeImage(t, n, "")
+			vm := vmtest.Start(t, qemu.Machine{Firmware: qemu.BIOS, NoNet: true, NoReboot: true, Drives: []qemu.Drive{{Path: img.iso(t, layout.LabelLive), Bus: qemu.Virtio}}})
+			r := wait(t, vm)
+			root := "overlay ro"
+			if n == 1 {
+				root = "erofs ro"
+			}
+			if r.Root != root || r.Layers != n && n > 1 || r.Content != img.content || r.Boot.Role != layout.RoleLive || r.Boot.Release != img.release.ID() {
+				t.Errorf("want %d layers, content %q: %+v", n, img.content, r)
+			}
+		})
+	}
+}
+
+func firmwares(t *testing.T, do func(t *testing.T, f qemu.Firmware)) {
+	for _, f := range []qemu.Firmware{qemu.UEFI, qemu.BIOS} {
+		t.Run(string(f), func(t *testing.T) { do(t, f) })
+	}
+}
+
+// What is persistent stays, what is ephemeral goes, what the image has is seen, and the last partition
+// takes the whole disk.
+func TestMountPolicy(t *testing.T) {
+	firmwares(t, func(t *testing.T, f qemu.Firmware) {
+		img := makeImage(t, 2, "")
+		disk := img.disk(t, 3<<30, true)
+		start := func() report {
+			return wait(t, vmtest.Start(t, qemu.Machine{Firmware: f, NoNet: true, NoReboot: true, Drives: []qemu.Drive{{Path: disk, Bus: qemu.Virtio}}}))
+		}
+		first, second := start(), start()
+		if first.Boot.Role != layout.RoleSystem || first.Boot.Trial || first.Boot.Firmware != string(f) || len(first.Boot.Devices) < 5 {
+			t.Errorf("boot.json: %+v", first.Boot)
+		}
+		if first.MachineID == "" || first.MachineID != second.MachineID {
+			t.Errorf("machine-id %q, then %q", first.MachineID, second.MachineID)
+		}
+		if first.Size < 1000 {
+			t.Errorf("/usr/local has %d MiB: it has not grown", first.Size)
+		}
+		want := map[string]string{
+			"/": "read-only", "/etc": "0", "/var": "0", "/srv": "0", "/tmp": "0",
+			"/home": "1", "/opt": "1", "/root": "1", "/etc/ssh": "1", "/usr/local": "1", "/usr/local/bin": "1", "/oem": "1", "/var/lib/containerd": "1",
+			"/etc/ssh/image": "image", "/usr/local/bin/image": "image",
+		}
+		if d := cmp.Diff(want, second.Written); d != "" {
+			t.Error(d)
+		}
+	})
+}
+
+// A release that was healthy once has no try counter. When its files are damaged, the machine ends
+// in the recovery system all the same, by itself, and the reason is kept.
+func TestDamagedReleaseFallsBack(t *testing.T) {
+	firmwares(t, func(t *testing.T, f qemu.Firmware) {
+		img := makeImage(t, 2, "")
+		img.damageState = true
+		disk := img.disk(t, 0, true)
+		r := wait(t, vmtest.Start(t, qemu.Machine{Firmware: f, NoNet: true, Drives: []qemu.Drive{{Path: disk, Bus: qemu.Virtio}}}))
+		if r.Boot.Role != layout.RoleRecovery || !strings.Contains(r.Failures, img.release.ID()+".txt: cannot boot: ") {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// A release on trial whose init hangs is given up after three tries. Nothing in the image helps. (How
+// systemd-boot counts is seen in test/node.)
+func TestGuardEndsAHang(t *testing.T) {
+	img := makeImage(t, 2, "probe=hang "+layout.CmdlineDeadline+"=3")
+	vm := vmtest.Start(t, qemu.Machine{Firmware: qemu.BIOS, NoNet: true, Drives: []qemu.Drive{{Path: img.disk(t, 0, false), Bus: qemu.Virtio}}})
+	for range layout.Tries {
+		vm.Expect("probe: hangs", vmtest.BootTimeout)
+	}
+	r := wait(t, vm)
+	if r.Boot.Role != layout.RoleRecovery || !strings.Contains(r.Failures, "not blessed within 3 seconds") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// Without its medium the machine says so and restarts.
+func TestNoMedium(t *testing.T) {
+	img := makeImage(t, 1, "")
+	vm := vmtest.Start(t, qemu.Machine{Firmware: qemu.BIOS, NoNet: true, NoReboot: true, Drives: []qemu.Drive{{Path: img.iso(t, "ANOTHER"), Bus: qemu.Virtio}}})
+	vm.Expect(`cannot boot: no medium labelled COS_LIVE within .* \(looked at vda\)`, vmtest.BootTimeout)
+	vm.WaitOff(time.Minute)
+}

@@ -1,0 +1,293 @@
+//go:build vm
+
+package boot
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	ocilayout "github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+
+	"github.com/kairos-buildkit/kairos/assets"
+	"github.com/kairos-buildkit/kairos/boot"
+	"github.com/kairos-buildkit/kairos/disk"
+	"github.com/kairos-buildkit/kairos/erofs"
+	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/store"
+)
+
+const (
+	arch       = "amd64"
+	baseLayout = "../../build/base/debian-trixie"
+)
+
+var moment = time.Unix(1767225600, 0)
+
+// image is a small image in a store of its own, with its boot files.
+type image struct {
+	dir         string // the store
+	release     layout.Release
+	files       *boot.Files
+	content     string // what the layers' files say, in their order
+	assets      fs.FS
+	damageState bool
+}
+
+// kernelTree has the base image's kernel, and what boot files are made from.
+var kernelTree = sync.OnceValues(func() (fstest.MapFS, error) {
+	index, err := ocilayout.ImageIndexFromPath(baseLayout)
+	if err != nil {
+		return nil, fmt.Errorf("%w: run `make base`", err)
+	}
+	m, err := index.IndexManifest()
+	if err != nil {
+		return nil, err
+	}
+	img, err := index.Image(m.Manifests[0].Digest)
+	if err != nil {
+		return nil, err
+	}
+	r := mutate.Extract(img)
+	defer r.Close()
+	tree := fstest.MapFS{"sbin/init": {Mode: 0o755}}
+	for _, dir := range []string{"dev", "etc", "proc", "run", "sys", "var"} {
+		tree[dir] = &fstest.MapFile{Mode: fs.ModeDir | 0o755}
+	}
+	for t := tar.NewReader(r); ; {
+		h, err := t.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		name := strings.TrimPrefix(h.Name, "./")
+		if h.Typeflag != tar.TypeReg || !strings.HasPrefix(name, "boot/") && !strings.HasPrefix(name, "usr/lib/modules/") {
+			continue
+		}
+		b, err := io.ReadAll(t)
+		if err != nil {
+			return nil, err
+		}
+		tree[name] = &fstest.MapFile{Data: b, Mode: 0o644}
+	}
+	a, err := assets.FS(arch)
+	if err != nil {
+		return nil, err
+	}
+	for name, path := range map[string]string{"init": layout.ImageInit, "stub.efi": layout.ImageStub} {
+		b, err := fs.ReadFile(a, name)
+		if err != nil {
+			return nil, err
+		}
+		tree[path] = &fstest.MapFile{Data: b, Mode: 0o644}
+	}
+	return tree, nil
+})
+
+var probe = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "probe")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	cmd := exec.Command("go", "build", "-o", dir+"/probe", "./testdata/probe")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build the probe: %w\n%s", err, out)
+	}
+	return os.ReadFile(dir + "/probe")
+})
+
+// makeImage makes an image with n layers. Each has a file /content/<number>, and hides the one of the layer
+// three below it.
+func makeImage(t *testing.T, n int, cmdline string) *image {
+	t.Helper()
+	ctx := context.Background()
+	tree, err := kernelTree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	init, err := probe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	img := &image{dir: t.TempDir()}
+	if img.assets, err = assets.FS(arch); err != nil {
+		t.Fatal(err)
+	}
+	if img.files, err = boot.Make(tree, boot.Options{Cmdline: cmdline}); err != nil {
+		t.Fatal(err)
+	}
+	s := store.New(img.dir)
+	var config strings.Builder
+	there := map[int]bool{}
+	for i := range n {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		if i == 0 {
+			for _, dir := range []string{"content", "dev", "etc", "etc/ssh", "home", "oem", "opt", "proc", "root", "run", "sbin", "srv", "sys", "tmp", "usr", "usr/local", "usr/local/bin", "var", "var/lib"} {
+				add(t, w, &tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}, nil)
+			}
+			add(t, w, &tar.Header{Name: "sbin/init", Mode: 0o755}, init)
+			add(t, w, &tar.Header{Name: "etc/ssh/image", Mode: 0o644}, []byte("image"))
+			add(t, w, &tar.Header{Name: "usr/local/bin/image", Mode: 0o644}, []byte("image"))
+		} else {
+			add(t, w, &tar.Header{Typeflag: tar.TypeDir, Name: "content/", Mode: 0o755}, nil)
+		}
+		add(t, w, &tar.Header{Name: contentName(i), Mode: 0o644}, fmt.Appendf(nil, "%d ", i))
+		there[i] = true
+		if i >= 3 {
+			add(t, w, &tar.Header{Name: "content/.wh." + filepath.Base(contentName(i-3)), Mode: 0o644}, nil)
+			delete(there, i-3)
+		}
+		w.Close()
+		l, err := s.AddLayer(ctx, sum(b.Bytes()), &b, erofs.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		img.release.Layers = append(img.release.Layers, l)
+		fmt.Fprintln(&config, l)
+	}
+	for i := range n {
+		if there[i] {
+			img.content += fmt.Sprintf("%d ", i)
+		}
+	}
+	img.release.Version, img.release.Arch, img.release.Config = "test", arch, sum([]byte(config.String()))
+	if err := s.AddRelease(img.release); err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+func contentName(i int) string { return fmt.Sprintf("content/%03d", i) }
+
+func add(t *testing.T, w *tar.Writer, h *tar.Header, b []byte) {
+	t.Helper()
+	h.Size, h.ModTime = int64(len(b)), moment
+	if err := w.WriteHeader(h); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(b); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func sum(b []byte) layout.Digest {
+	s := sha256.Sum256(b)
+	return layout.Digest("sha256:" + hex.EncodeToString(s[:]))
+}
+
+// stored lists the store's files, below a folder.
+func (img *image) stored(t *testing.T, below string) []disk.File {
+	t.Helper()
+	var files []disk.File
+	err := filepath.WalkDir(img.dir, func(name string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(img.dir, name)
+		if rel == ".lock" {
+			return nil
+		}
+		files = append(files, disk.File{Path: below + rel, Size: info.Size(), Open: func() (io.ReadCloser, error) { return os.Open(name) }})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// iso writes a live medium for BIOS.
+func (img *image) iso(t *testing.T, label string) string {
+	t.Helper()
+	files := append(img.stored(t, layout.LiveRoot+"/"),
+		disk.Bytes("boot/vmlinuz", img.files.Kernel), disk.Bytes("boot/initrd", img.files.Initrd),
+		disk.Bytes("boot/grub/grub.cfg", []byte("linux /boot/vmlinuz "+img.files.Cmdline+"\ninitrd /boot/initrd\nboot\n")))
+	m, err := disk.ISO{Volume: label, Time: moment, Files: files,
+		BootHybrid: img.asset(t, "grub/boot_hybrid.img"), ElTorito: img.asset(t, "grub/eltorito.img")}.Image()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img.write(t, "live.iso", m, 0)
+}
+
+// disk writes a disk with the image installed, as large as size or larger.
+func (img *image) disk(t *testing.T, size int64, blessed bool) string {
+	t.Helper()
+	d, err := disk.System{
+		Release: img.release, Store: img.stored(t, ""), UKI: img.files.UKI, Kernel: img.files.Kernel, Initrd: img.files.Initrd, Cmdline: img.files.Cmdline,
+		SystemdBoot: img.asset(t, "systemd-boot.efi"), BootImage: img.asset(t, "grub/boot.img"), CoreImage: img.asset(t, "grub/core.img"),
+		Blessed: blessed, Time: moment, Seed: []byte("test"), Sizes: map[string]int64{"efi": 128 << 20},
+	}.Disk()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if img.damageState {
+		for i := range d.Partitions {
+			p := &d.Partitions[i]
+			if p.Name != "state" {
+				continue
+			}
+			p.Files = append([]disk.File(nil), p.Files...)
+			for j, f := range p.Files {
+				if filepath.Base(f.Path) == layout.ReleaseFile {
+					p.Files[j] = disk.Bytes(f.Path, []byte("{}"))
+				}
+			}
+		}
+	}
+	m, err := d.Image()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img.write(t, "disk.raw", m, size)
+}
+
+func (img *image) write(t *testing.T, name string, m *disk.Image, size int64) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := m.WriteSparse(context.Background(), f, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(max(m.Size, size)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func (img *image) asset(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := fs.ReadFile(img.assets, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}

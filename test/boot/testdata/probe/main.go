@@ -1,0 +1,84 @@
+// Command probe is the init of a very small image: it says what /init has made, and switches the machine
+// off. With probe=hang on the kernel's command line it hangs, unless it runs in the recovery system.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/kairos-buildkit/kairos/layout"
+)
+
+func main() {
+	boot, err := layout.ParseBoot(read("/" + layout.RunBoot))
+	if err != nil {
+		fmt.Println("probe:", err)
+	}
+	if cmdline := string(read("/proc/cmdline")); boot.Role == layout.RoleSystem && strings.Contains(cmdline, "probe=hang") {
+		fmt.Println("probe: hangs")
+		for {
+			time.Sleep(time.Hour)
+		}
+	}
+	report := struct {
+		Boot      layout.Boot
+		Root      string            // file system and mount options of /
+		Layers    int               // mounted through dm-verity
+		Content   string            // of the files that the layers brought
+		Written   map[string]string // what earlier boots have left where
+		MachineID string
+		Failures  string
+		Size      uint64 // of /usr/local, MiB
+	}{Boot: boot, Written: map[string]string{}, MachineID: strings.TrimSpace(string(read("/etc/machine-id")))}
+	for _, line := range strings.Split(string(read("/proc/mounts")), "\n") {
+		f := strings.Fields(line)
+		switch {
+		case len(f) < 4:
+		case f[1] == "/":
+			report.Root = f[2] + " " + f[3][:2]
+		case strings.HasPrefix(f[0], "/dev/dm-") && f[2] == "erofs":
+			report.Layers++
+		}
+	}
+	files, _ := filepath.Glob("/content/*")
+	for _, f := range files {
+		report.Content += string(read(f))
+	}
+	for _, dir := range []string{"/etc", "/var", "/srv", "/tmp", "/home", "/opt", "/root", "/etc/ssh", "/usr/local", "/usr/local/bin", "/oem", "/var/lib/containerd", "/"} {
+		name := dir + "/written"
+		n, _ := strconv.Atoi(string(read(name)))
+		report.Written[dir] = strconv.Itoa(n)
+		if os.WriteFile(name, []byte(strconv.Itoa(n+1)), 0o644) != nil {
+			report.Written[dir] = "read-only"
+		}
+	}
+	report.Written["/etc/ssh/image"] = string(read("/etc/ssh/image"))
+	report.Written["/usr/local/bin/image"] = string(read("/usr/local/bin/image"))
+	if boot.Role == layout.RoleRecovery {
+		os.MkdirAll("/tmp/state", 0o755)
+		syscall.Mount(boot.Devices["state"], "/tmp/state", "ext4", syscall.MS_RDONLY, "")
+		failures, _ := filepath.Glob("/tmp/state/" + layout.FailureDir + "/*")
+		for _, f := range failures {
+			reason, _, _ := strings.Cut(string(read(f)), "\n")
+			report.Failures += filepath.Base(f) + ": " + reason + "\n"
+		}
+	}
+	var st syscall.Statfs_t
+	syscall.Statfs("/usr/local", &st)
+	report.Size = st.Blocks * uint64(st.Bsize) >> 20
+	b, _ := json.Marshal(report)
+	fmt.Printf("\nprobe: %s\n", b)
+	syscall.Sync()
+	syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+func read(name string) []byte {
+	b, _ := os.ReadFile(name)
+	return b
+}

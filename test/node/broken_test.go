@@ -1,0 +1,84 @@
+//go:build vm
+
+package node
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kairos-buildkit/kairos/internal/qemu"
+	"github.com/kairos-buildkit/kairos/internal/vmtest"
+	klayout "github.com/kairos-buildkit/kairos/layout"
+)
+
+const shellCmdline = vmtest.RootShellCmdline + " " + klayout.CmdlineDeadline + "=120"
+
+// A release that is broken, in any of these ways, ends in the old release without anybody's help, and
+// status says what happened.
+func TestBrokenReleases(t *testing.T) {
+	state := "mount -o remount,rw /run/kairos/store && cd /run/kairos/store && "
+	esp := "mkdir -p /run/esp && mount $(jq_efi) /run/esp && cd /run/esp && "
+	for _, c := range []struct {
+		name         string
+		instructions string // of the image
+		damage       string // shell commands after the upgrade; $ID is the release
+		says         string // in the failure's reason; "" where nothing can be written
+	}{
+		{name: "kernel-panics", instructions: "LABEL " + klayout.ImageLabelCmdline + `="` + shellCmdline + ` rdinit=/nothing"`},
+		{name: "init-exits", instructions: "RUN rm /sbin/init && printf '#!/bin/sh\\nexit 1\\n' > /sbin/init && chmod 755 /sbin/init"},
+		{name: "layer-corrupt", instructions: "RUN head -c 100000 /dev/urandom > /etc/payload", says: "cannot boot",
+			damage: state + `for d in $(grep -o 'sha256:[0-9a-f]*' releases/$ID/release.json | cut -d: -f2 | tail -n 1); do f=$(find blobs -name $d.erofs); dd if=/dev/zero of=$f bs=4096 count=1 conv=notrunc; done`},
+		{name: "systemd-hangs", says: "not blessed within",
+			instructions: "RUN printf '[Unit]\\nDefaultDependencies=no\\nBefore=basic.target\\n[Service]\\nType=oneshot\\nTimeoutStartSec=infinity\\nExecStart=/bin/sleep infinity\\n' > /etc/systemd/system/hang.service && mkdir -p /etc/systemd/system/basic.target.requires && ln -s ../hang.service /etc/systemd/system/basic.target.requires/"},
+		{name: "health-fails", instructions: check("echo the disk is missing; exit 3"), says: "health check 10-test: exit status 3"},
+		{name: "health-hangs", instructions: check("sleep 3600"), says: "health check 10-test did not end in time"},
+		{name: "uki-truncated", instructions: "RUN echo > /etc/payload", damage: esp + "truncate -s 3000000 EFI/Linux/*$ID+3-0.efi kairos/$ID/initrd"},
+		{name: "release-damaged", instructions: "RUN echo > /etc/payload2", damage: state + "truncate -s 50 releases/$ID/release.json", says: "cannot boot"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			img := derived(t, "broken-"+c.name, c.instructions)
+			bothFirmwares(t, func(t *testing.T, firmware qemu.Firmware) {
+				m := start(t, firmware)
+				first := m.status().Booted.Release
+				reg := startRegistry(t)
+				reg.push(t, img, "broken")
+				m.apply("upgrade " + reg.ref(m, "broken"))
+				second := m.status().Active.Release
+				if second == first {
+					t.Fatal("the broken release is not the active one")
+				}
+				if c.damage != "" {
+					efi := `jq_efi() { sed -n 's/.*"efi": "\(.*\)".*/\1/p' /run/kairos/boot.json; }; `
+					m.Check("(set -e; ID=" + second + "; " + efi + c.damage + "; sync) 2>&1; umount /run/esp 2>/dev/null; mount -o remount,ro /run/kairos/store 2>/dev/null; true")
+				}
+				m.Check("systemd-run --on-active=1 systemctl reboot 2>&1")
+				m.fellBack(first)
+				s := m.status()
+				if s.Booted.Release != first || s.Active.Release != first || len(s.Failed) != 1 || s.Failed[0].Release != second {
+					t.Fatalf("status %s", show(s))
+				}
+				if f := s.Failed[0].Failure; c.says != "" && (f == nil || !strings.Contains(f.Reason, c.says)) {
+					t.Errorf("failure %+v, want %q", f, c.says)
+				}
+				if issue := m.Check("cat /run/issue.d/kairos.issue"); !strings.Contains(issue, second) {
+					t.Errorf("the login prompt says %q", issue)
+				}
+			})
+		})
+	}
+}
+
+func check(script string) string {
+	return fmt.Sprintf("RUN mkdir -p /%[1]s && printf '#!/bin/sh\\n%[2]s\\n' > /%[1]s/10-test && chmod 755 /%[1]s/10-test", klayout.ImageHealthDir, script)
+}
+
+// fellBack waits until a release runs: up to three boots of another one come before.
+func (m *machine) fellBack(id string) {
+	m.t.Helper()
+	end := time.Now().Add(25 * time.Minute)
+	m.Expect("kairos: booting [^\n]*release "+id, time.Until(end))
+	m.up()
+	m.blessed()
+}

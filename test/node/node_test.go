@@ -1,0 +1,362 @@
+//go:build vm
+
+// Package node tests a node's life in virtual machines: install, upgrade, fall back, recover. The
+// images are examples/debian and images on top of it.
+//
+// `make test-vm` makes what it starts from: build/bin/kairos and build/base. It runs as root.
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/kairos-buildkit/kairos/internal/qemu"
+	"github.com/kairos-buildkit/kairos/internal/vmtest"
+	klayout "github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/node"
+)
+
+// Paths from this folder.
+const (
+	exampleDir = "../../examples/debian"
+	kairosBin  = "../../build/bin/kairos"
+	baseLayout = "../../build/base/debian-trixie"
+	workDir    = "../../build/test/node"
+	stateDir   = "../../build/test/state"
+)
+
+const epoch = "1772323200"
+
+// reuse has a run take the images and disks that the run before has made: for work on the tests.
+var reuse = os.Getenv("KAIROS_TEST_REUSE") != ""
+
+func made(path string) bool {
+	_, err := os.Stat(path)
+	return reuse && err == nil
+}
+
+func TestMain(m *testing.M) {
+	if err := setUp(); err != nil {
+		fmt.Fprintln(os.Stderr, "test/node:", err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+func setUp() error {
+	if os.Geteuid() != 0 {
+		return errors.New("building images needs root")
+	}
+	for _, f := range []string{kairosBin, baseLayout + "/index.json"} {
+		if _, err := os.Stat(f); err != nil {
+			return fmt.Errorf("%w: run it by `make test-vm`", err)
+		}
+	}
+	return os.MkdirAll(workDir, 0o777)
+}
+
+func run(name string, args ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=", "DOCKER_CONFIG=/nonexistent")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// buildImage builds a context as an OCI layout in workDir.
+func buildImage(name, context string, args ...string) (string, error) {
+	dest := filepath.Join(workDir, name+".oci")
+	if made(dest) {
+		return dest, nil
+	}
+	if err := os.RemoveAll(dest); err != nil {
+		return "", err
+	}
+	return dest, run(kairosBin, append([]string{"build", "--progress", "plain", "--root", stateDir,
+		"--build-context", "debian:trixie=oci-layout://" + baseLayout, "--build-arg", "SOURCE_DATE_EPOCH=" + epoch,
+		"--label", klayout.ImageLabelCmdline + "=" + vmtest.RootShellCmdline + " " + klayout.CmdlineDeadline + "=180",
+		"--label", klayout.ImageLabelVersion + "=" + name,
+		"--output", "type=oci,tar=false,rewrite-timestamp=true,dest=" + dest, context}, args...)...)
+}
+
+var example = sync.OnceValues(func() (string, error) { return buildImage("v1", exampleDir) })
+
+// derived builds an ordinary image on top of the example: no syntax line, only these instructions.
+func derived(t *testing.T, name, instructions string) string {
+	t.Helper()
+	base := get(t, example)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM example\n"+instructions+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	img, err := buildImage(name, dir, "--build-context", "example=oci-layout://"+base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+func get(t *testing.T, make func() (string, error)) string {
+	t.Helper()
+	s, err := make()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// sshKey is the key that the installation's config allows.
+var sshKey = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(workDir, "key")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	return path, run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path)
+})
+
+// medium is the live medium, with a config that installs it unattended.
+var medium = sync.OnceValues(func() (string, error) {
+	iso := filepath.Join(workDir, "install.iso")
+	if made(iso) {
+		return iso, nil
+	}
+	oci, err := example()
+	if err != nil {
+		return "", err
+	}
+	key, err := sshKey()
+	if err != nil {
+		return "", err
+	}
+	pub, err := os.ReadFile(key + ".pub")
+	if err != nil {
+		return "", err
+	}
+	config := `#cloud-config
+hostname: node1
+users:
+  - name: tester
+    shell: /bin/bash
+    ssh_authorized_keys: ["` + strings.TrimSpace(string(pub)) + `"]
+write_files:
+  - path: /etc/from-config
+    content: "from config\n"
+    permissions: "0600"
+runcmd:
+  - touch /run/runcmd-ran
+install:
+  auto: true
+  device: auto
+  poweroff: true
+  bind_mounts: [/var/lib/app]
+`
+	file := filepath.Join(workDir, "config.yaml")
+	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
+		return "", err
+	}
+	return iso, run(kairosBin, "export", "-o", "type=iso,dest="+iso, "--cloud-config", file, "oci-layout:"+oci)
+})
+
+// disk returns a disk with the system installed and not yet booted, as a base for overlays.
+func disk(t *testing.T, firmware qemu.Firmware) qemu.Drive {
+	t.Helper()
+	path := filepath.Join(workDir, "disk-"+string(firmware)+".qcow2")
+	lock.Lock()
+	defer lock.Unlock()
+	d := qemu.Drive{Path: path, Format: "qcow2", Serial: "system"}
+	if !installed[firmware] && !made(path+".done") {
+		os.Remove(path)
+		if err := run("qemu-img", "create", "-q", "-f", "qcow2", path, "6G"); err != nil {
+			t.Fatal(err)
+		}
+		vm := vmtest.Start(t, qemu.Machine{Firmware: firmware, NoNet: true, Drives: []qemu.Drive{{Path: get(t, medium), CDROM: true}, d}})
+		vm.WaitOff(15 * time.Minute)
+		installed[firmware] = true
+		if err := os.WriteFile(path+".done", nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return vmtest.Overlay(t, d)
+}
+
+var (
+	lock      sync.Mutex
+	installed = map[qemu.Firmware]bool{}
+)
+
+// node1 is a running machine with the system installed.
+type machine struct {
+	*vmtest.VM
+	t   *testing.T
+	ssh int
+}
+
+// start boots an installed disk and waits until its release is blessed.
+func start(t *testing.T, firmware qemu.Firmware) *machine {
+	t.Helper()
+	d := disk(t, firmware)
+	port := vmtest.FreePort(t)
+	vm := vmtest.Start(t, qemu.Machine{
+		Firmware: firmware, Drives: []qemu.Drive{d}, Forwards: []qemu.Forward{{Host: port, Guest: 22}},
+		Vars: filepath.Join(t.TempDir(), "vars.fd"),
+	})
+	m := &machine{VM: vm, t: t, ssh: port}
+	m.up()
+	m.blessed()
+	return m
+}
+
+// up waits for the login prompt and a root shell.
+func (m *machine) up() {
+	m.t.Helper()
+	m.WaitLogin()
+	m.RootShell()
+}
+
+// blessed waits until the running release was assessed.
+func (m *machine) blessed() {
+	m.t.Helper()
+	if out, code := m.RunWithin(5*time.Minute, "until [ -e /run/kairos/blessed ]; do sleep 1; done"); code != 0 {
+		m.t.Fatal(out)
+	}
+}
+
+// reboot restarts the machine in order.
+func (m *machine) reboot() {
+	m.t.Helper()
+	m.Check("systemd-run --on-active=1 --timer-property=AccuracySec=100ms systemctl reboot 2>&1")
+	m.up()
+}
+
+func (m *machine) status() node.Status {
+	m.t.Helper()
+	var s node.Status
+	out := m.Check("kairos-apply status -o json")
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		m.t.Fatalf("%v\n%s", err, out)
+	}
+	return s
+}
+
+// apply runs kairos-apply, which must succeed.
+func (m *machine) apply(args string) string {
+	m.t.Helper()
+	out, code := m.RunWithin(10*time.Minute, "kairos-apply "+args)
+	if code != 0 {
+		m.t.Fatalf("kairos-apply %s: exit code %d\n%s", args, code, out)
+	}
+	return out
+}
+
+// sshRun runs a command over ssh with the configured key.
+func (m *machine) sshRun(command string) (string, error) {
+	key, err := sshKey()
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.Command("ssh", "-i", key, "-p", fmt.Sprint(m.ssh), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
+		"-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=60", "tester@127.0.0.1", command).CombinedOutput()
+	return string(out), err
+}
+
+// server is a registry on this machine's loopback address, as the machines see it.
+type server struct {
+	addr    string
+	fetched atomic.Int64 // bytes of bodies sent
+	// intercept, where it is set, may answer a request itself.
+	intercept func(http.ResponseWriter, *http.Request) bool
+}
+
+func startRegistry(t *testing.T) *server {
+	t.Helper()
+	s := &server{}
+	inner := registry.New(registry.Logger(discardLogger()))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.intercept != nil && s.intercept(w, r) {
+			return
+		}
+		inner.ServeHTTP(&countingWriter{w, &s.fetched}, r)
+	})}}
+	srv.Start()
+	t.Cleanup(srv.Close)
+	s.addr = l.Addr().String()
+	return s
+}
+
+type countingWriter struct {
+	http.ResponseWriter
+	n *atomic.Int64
+}
+
+func (c *countingWriter) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// push puts an image from an OCI layout into the registry and returns it.
+func (s *server) push(t *testing.T, oci, tag string) v1.Image {
+	t.Helper()
+	index, err := layout.ImageIndexFromPath(oci)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := index.Image(m.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, err := name.ParseReference(s.addr+"/os:"+tag, name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref, img); err != nil {
+		t.Fatal(err)
+	}
+	s.fetched.Store(0)
+	return img
+}
+
+// ref is the image's name in the machine, where the registry needs to be known as plain HTTP.
+func (s *server) ref(m *machine, tag string) string {
+	m.t.Helper()
+	_, port, _ := net.SplitHostPort(s.addr)
+	host := "10.0.2.2:" + port
+	m.Check(fmt.Sprintf("mkdir -p '/etc/containerd/certs.d/%[1]s' && printf '[host.\"http://%[1]s\"]\\n' > '/etc/containerd/certs.d/%[1]s/hosts.toml'", host))
+	return host + "/os:" + tag
+}
+
+func bothFirmwares(t *testing.T, do func(*testing.T, qemu.Firmware)) {
+	for _, f := range []qemu.Firmware{qemu.UEFI, qemu.BIOS} {
+		t.Run(string(f), func(t *testing.T) { do(t, f) })
+	}
+}

@@ -1,0 +1,39 @@
+//go:build vm
+
+package node
+
+import (
+	"testing"
+	"time"
+
+	"github.com/kairos-buildkit/kairos/internal/qemu"
+)
+
+// With active and passive both broken the recovery system boots by itself, and reset makes a working
+// node of it.
+func TestRecovery(t *testing.T) {
+	bothFirmwares(t, func(t *testing.T, firmware qemu.Firmware) {
+		m := start(t, firmware)
+		first := m.status().Booted.Release
+		reg := startRegistry(t)
+		reg.push(t, derived(t, "r2", "RUN echo r2 > /usr/share/version"), "r2")
+		m.apply("upgrade " + reg.ref(m, "r2"))
+		m.Check("echo kept > /home/tester/file; sync")
+		m.Check("mount -o remount,rw /run/kairos/store && cd /run/kairos/store && for f in $(find blobs -name '*.erofs'); do dd if=/dev/zero of=$f bs=4096 count=1 conv=notrunc 2>/dev/null; done; sync; echo b > /proc/sysrq-trigger & sleep 1; true")
+		m.Expect("kairos: booting [^\n]*recovery", 25*time.Minute)
+		m.up()
+		if s := m.status(); s.Mode != "recovery" || s.Booted == nil || s.Booted.Release != first {
+			t.Fatalf("status %s", show(s))
+		}
+		m.apply("reset --yes")
+		m.reboot()
+		m.blessed()
+		s := m.status()
+		if s.Mode != "installed" || s.Booted.Release != first || !s.Booted.Blessed || s.Recovery == nil || len(s.Failed) != 0 {
+			t.Errorf("status %s", show(s))
+		}
+		if got := m.Check("cat /etc/hostname; ls /home/tester/file 2>/dev/null || true"); got != "node1" {
+			t.Errorf("after the reset: %q", got)
+		}
+	})
+}
