@@ -1,0 +1,89 @@
+# Everything is made below build/. Each target installs the Debian packages that it needs, where
+# they are missing and it runs as root. `make help` lists the targets.
+
+SHELL := /bin/sh
+GO ?= go
+BUILD := build
+BIN := $(BUILD)/bin
+KAIROS := $(BIN)/kairos
+
+# Times in what is built: the last commit's, so that one commit gives one result.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1767225600)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+
+LDFLAGS := -s -w -X main.programVersion=$(VERSION)
+GOBUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+
+# What building images and booting them takes, beside Go.
+RUN_DEPS := runc ca-certificates
+VM_DEPS := qemu-system-x86 qemu-utils ovmf
+# The tools that tests check our output with, and that benchmarks compare with.
+TEST_DEPS := $(RUN_DEPS) $(VM_DEPS) erofs-utils squashfs-tools xorriso cryptsetup-bin gdisk e2fsprogs dosfstools mtools genisoimage \
+	qemu-system-arm qemu-efi-aarch64 openssh-client binutils cpio grub-common systemd docker.io
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s '	'
+
+.PHONY: build
+build: assets ## the programs, in build/bin
+	@mkdir -p $(BIN)
+	$(GOBUILD) -o $(BIN)/ ./cmd/kairos ./cmd/kairos-frontend
+
+.PHONY: assets
+assets: ## what boots an image: /init, kairos-apply, boot loaders; embedded in the programs
+	scripts/deps mmdebstrap debian-archive-keyring
+	scripts/assets
+
+.PHONY: base
+base: ## a Debian base image without a registry, in build/base/debian-trixie
+	scripts/base
+
+.PHONY: tools
+tools: ## tools that tests check images with, in build/tools
+	scripts/tools
+
+.PHONY: images
+images: build ## the frontend's and the builder's images as OCI layouts, in build/images
+	scripts/images
+
+.PHONY: demo
+demo: build base ## examples/debian as an ISO, booted to its login prompt under UEFI and BIOS
+	scripts/deps $(RUN_DEPS) $(VM_DEPS)
+	scripts/demo
+
+.PHONY: test
+test: test-unit test-vm ## all tests: about an hour on two cores
+
+.PHONY: test-unit
+test-unit: build tools ## the tests that boot nothing: two minutes
+	scripts/deps $(TEST_DEPS)
+	$(GO) test ./...
+
+.PHONY: test-vm
+test-vm: build base tools ## the tests that boot virtual machines; TESTS=REGEXP chooses some
+	scripts/deps $(TEST_DEPS)
+	$(GO) test -tags vm -p 1 -count 1 -timeout 75m $(if $(TESTS),-run '$(TESTS)') ./test/...
+
+.PHONY: test-power
+test-power: build base ## power cuts at every step, each one booted: hours
+	scripts/deps $(TEST_DEPS)
+	KAIROS_TEST_POWER=all $(GO) test -tags vm -p 1 -count 1 -timeout 24h -run Power ./test/...
+
+.PHONY: bench
+bench: build base tools ## speed and size against other tools; writes docs/performance.md
+	scripts/deps $(TEST_DEPS)
+	$(GO) run ./cmd/kairos-bench
+
+.PHONY: lint
+lint: assets ## gofmt, vet, staticcheck
+	@out=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	if [ -n "$$out" ]; then echo "gofmt: these files are not formatted:"; echo "$$out"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) vet -tags vm ./test/... ./internal/...
+	$(GO) run $(STATICCHECK) -tags vm ./...
+
+.PHONY: clean
+clean: ## remove build/ and the embedded assets
+	rm -rf $(BUILD) assets/files/*/
