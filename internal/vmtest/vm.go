@@ -27,6 +27,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -53,10 +54,10 @@ type VM struct {
 	second   *Console // ttyS1, nil on other architectures than amd64
 	shell    *Console // what Run uses: the one where a shell was started last
 
-	t    testing.TB
-	cmd  *exec.Cmd
-	qmp  string
-	done chan struct{} // closed when QEMU has exited
+	t       testing.TB
+	machine qemu.Machine
+	cmd     *exec.Cmd
+	done    chan struct{} // closed when QEMU has exited
 }
 
 // Start powers a machine on. Vars, QMP, Accel are set where the caller has not: variables are
@@ -111,7 +112,7 @@ func start(t testing.TB, m qemu.Machine) (*VM, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	vm := &VM{Console: NewConsole(in, out, log), t: t, cmd: cmd, qmp: m.QMP, done: make(chan struct{})}
+	vm := &VM{Console: NewConsole(in, out, log), t: t, machine: m, cmd: cmd, done: make(chan struct{})}
 	vm.shell = vm.Console
 	go func() {
 		cmd.Wait()
@@ -262,6 +263,18 @@ func (vm *VM) PowerCut() {
 	<-vm.done
 }
 
+// PowerOn starts a machine that is off, with the disks and the UEFI variables that it had.
+func (vm *VM) PowerOn() *VM {
+	vm.t.Helper()
+	<-vm.done
+	m := vm.machine
+	m.QMP, m.Serial2 = "", ""
+	if i := slices.Index(m.Args, incoming); i >= 0 {
+		m.Args = slices.Delete(slices.Clone(m.Args), i, i+2)
+	}
+	return Start(vm.t, m)
+}
+
 // WaitOff waits until the machine has switched itself off.
 func (vm *VM) WaitOff(within time.Duration) {
 	vm.t.Helper()
@@ -282,7 +295,7 @@ func (vm *VM) Reset() {
 
 // QMP sends a command of QEMU's machine protocol and returns its result.
 func (vm *VM) QMP(command string, arguments any) (json.RawMessage, error) {
-	conn, err := net.DialTimeout("unix", vm.qmp, 10*time.Second)
+	conn, err := net.DialTimeout("unix", vm.machine.QMP, 10*time.Second)
 	if err != nil {
 		return nil, fmt.Errorf("qmp: %w", err)
 	}

@@ -143,6 +143,17 @@ func TestMachine(t *testing.T) {
 	vm.Expect("hello", 10*time.Second)
 	vm.Reset()
 	vm.Expect("boots\r\n", time.Minute)
+
+	// Frozen and thawed, twice, it goes on where it was: there is nothing that it boots.
+	frozen := vm.Freeze(t.TempDir())
+	for range 2 {
+		vm = Thaw(t, frozen)
+		vm.Send("again")
+		vm.Expect("again", 10*time.Second)
+		if out := vm.Output(); strings.Contains(out, "boots") {
+			t.Errorf("a thawed machine has booted: %q", out)
+		}
+	}
 	vm.PowerCut()
 	if _, err := vm.Console.Expect(regexp.MustCompile("x"), time.Minute); !errors.Is(err, ErrClosed) {
 		t.Errorf("after a power cut: got %v", err)

@@ -130,6 +130,6 @@ func TestGuardEndsAHang(t *testing.T) {
 func TestNoMedium(t *testing.T) {
 	img := makeImage(t, 1, "")
 	vm := vmtest.Start(t, qemu.Machine{Firmware: qemu.BIOS, NoNet: true, NoReboot: true, Drives: []qemu.Drive{{Path: img.iso(t, "ANOTHER"), Bus: qemu.Virtio}}})
-	vm.Expect(`cannot boot: no medium labelled COS_LIVE within .* \(looked at vda\)`, vmtest.BootTimeout)
+	vm.Expect(`cannot boot: no medium labelled COS_LIVE within .* \(looked at vda, vda1\)`, vmtest.BootTimeout)
 	vm.WaitOff(time.Minute)
 }

@@ -179,52 +179,64 @@ install:
 	return iso, run(kairosBin, "export", "-o", "type=iso,dest="+iso, "--cloud-config", file, "oci-layout:"+oci)
 })
 
-// disk returns a disk with the system installed and not yet booted, as a base for overlays.
-func disk(t *testing.T, firmware qemu.Firmware) qemu.Drive {
-	t.Helper()
-	path := filepath.Join(workDir, "disk-"+string(firmware)+".qcow2")
-	lock.Lock()
-	defer lock.Unlock()
-	d := qemu.Drive{Path: path, Format: "qcow2", Serial: "system"}
-	if !installed[firmware] && !made(path+".done") {
-		os.Remove(path)
-		if err := run("qemu-img", "create", "-q", "-f", "qcow2", path, "6G"); err != nil {
-			t.Fatal(err)
-		}
-		vm := vmtest.Start(t, qemu.Machine{Firmware: firmware, NoNet: true, Drives: []qemu.Drive{{Path: get(t, medium), CDROM: true}, d}})
-		vm.WaitOff(15 * time.Minute)
-		installed[firmware] = true
-		if err := os.WriteFile(path+".done", nil, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return vmtest.Overlay(t, d)
+// installed keeps, for each firmware, the machine that all tests begin with: the system is
+// installed and has booted from its disk, its release is blessed.
+type installed struct {
+	sync.Mutex
+	frozen vmtest.Frozen
+	done   bool
 }
 
-var (
-	lock      sync.Mutex
-	installed = map[qemu.Firmware]bool{}
-)
+var installations = map[qemu.Firmware]*installed{qemu.UEFI: {}, qemu.BIOS: {}}
 
-// node1 is a running machine with the system installed.
+// thaw returns a machine as it is after its first boot.
+func (i *installed) thaw(t *testing.T, firmware qemu.Firmware, forwards ...qemu.Forward) *vmtest.VM {
+	t.Helper()
+	i.Lock()
+	defer i.Unlock()
+	dir := filepath.Join(workDir, "installed-"+string(firmware))
+	if !i.done && reuse {
+		i.frozen, i.done = vmtest.Kept(dir)
+	}
+	if !i.done {
+		i.frozen, i.done = install(t, firmware, dir), true
+	}
+	return vmtest.Thaw(t, i.frozen, forwards...)
+}
+
+// install installs the system from the medium, with nobody at the console, and boots it.
+func install(t *testing.T, firmware qemu.Firmware, dir string) vmtest.Frozen {
+	t.Helper()
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	d := qemu.Drive{Path: filepath.Join(dir, "disk.qcow2"), Format: "qcow2", Serial: "system"}
+	if err := run("qemu-img", "create", "-q", "-f", "qcow2", d.Path, "6G"); err != nil {
+		t.Fatal(err)
+	}
+	vmtest.Start(t, qemu.Machine{Firmware: firmware, NoNet: true, Drives: []qemu.Drive{{Path: get(t, medium), CDROM: true}, d}}).WaitOff(15 * time.Minute)
+	m := &machine{VM: vmtest.Start(t, qemu.Machine{Firmware: firmware, Drives: []qemu.Drive{d}}), t: t}
+	m.up()
+	m.blessed()
+	return m.Freeze(dir)
+}
+
+// machine is a running machine with the system installed.
 type machine struct {
 	*vmtest.VM
 	t   *testing.T
 	ssh int
 }
 
-// start boots an installed disk and waits until its release is blessed.
+// start returns a running machine whose release is blessed.
 func start(t *testing.T, firmware qemu.Firmware) *machine {
 	t.Helper()
-	d := disk(t, firmware)
 	port := vmtest.FreePort(t)
-	vm := vmtest.Start(t, qemu.Machine{
-		Firmware: firmware, Drives: []qemu.Drive{d}, Forwards: []qemu.Forward{{Host: port, Guest: 22}},
-		Vars: filepath.Join(t.TempDir(), "vars.fd"),
-	})
-	m := &machine{VM: vm, t: t, ssh: port}
-	m.up()
-	m.blessed()
+	m := &machine{VM: installations[firmware].thaw(t, firmware, qemu.Forward{Host: port, Guest: 22}), t: t, ssh: port}
+	m.RootShell()
 	return m
 }
 
@@ -357,6 +369,9 @@ func (s *server) ref(m *machine, tag string) string {
 
 func bothFirmwares(t *testing.T, do func(*testing.T, qemu.Firmware)) {
 	for _, f := range []qemu.Firmware{qemu.UEFI, qemu.BIOS} {
-		t.Run(string(f), func(t *testing.T) { do(t, f) })
+		t.Run(string(f), func(t *testing.T) {
+			t.Parallel() // each machine waits now and then
+			do(t, f)
+		})
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/kairos-buildkit/kairos/internal/qemu"
-	"github.com/kairos-buildkit/kairos/internal/vmtest"
 )
 
 // TestPowerCut pulls the plug while an upgrade runs. The steps themselves, and all that a disk may hold
@@ -36,23 +35,16 @@ func TestPowerCut(t *testing.T) {
 
 		for i := range samples {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {
-				d := disk(t, firmware)
-				machineOn := func() *machine {
-					port := vmtest.FreePort(t)
-					vm := vmtest.Start(t, qemu.Machine{Firmware: firmware, Drives: []qemu.Drive{d}, Forwards: []qemu.Forward{{Host: port, Guest: 22}}})
-					m := &machine{VM: vm, t: t, ssh: port}
-					m.up()
-					m.blessed()
-					return m
-				}
-				m := machineOn()
+				m := start(t, firmware)
 				ref := reg.ref(m, "power")
 				m.Check("systemd-run --no-block kairos-apply upgrade " + ref + " 2>&1")
 				// The last sample is cut just after the end.
 				time.Sleep(took * time.Duration(i+1) / time.Duration(samples))
 				m.PowerCut()
 
-				m = machineOn()
+				m.VM = m.PowerOn()
+				m.up()
+				m.blessed()
 				s := m.status()
 				if b := s.Booted; b == nil || b.Release != first && b.Release != second || b.Problem != "" || len(s.Failed) != 0 {
 					t.Fatalf("after the power cut: %s", show(s))
