@@ -1,7 +1,8 @@
 //go:build vm
 
 // Package boot tests /init in virtual machines, with a very small image: the Debian base's kernel, and an
-// init that says what it finds. So a boot takes seconds, and the tests can afford many.
+// init that says what it finds. So a boot takes seconds, and the tests can afford many. They run side
+// by side, since some of them wait for a machine that waits.
 //
 // `make test-vm` makes what it starts from: build/base and the boot assets. It needs no root.
 package boot
@@ -46,6 +47,7 @@ func wait(t *testing.T, vm *vmtest.VM) report {
 
 // An image may have as many layers as container engines allow.
 func TestLayers(t *testing.T) {
+	t.Parallel()
 	for _, n := range []int{1, 2, 127} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			img := makeImage(t, n, "")
@@ -64,13 +66,17 @@ func TestLayers(t *testing.T) {
 
 func firmwares(t *testing.T, do func(t *testing.T, f qemu.Firmware)) {
 	for _, f := range []qemu.Firmware{qemu.UEFI, qemu.BIOS} {
-		t.Run(string(f), func(t *testing.T) { do(t, f) })
+		t.Run(string(f), func(t *testing.T) {
+			t.Parallel()
+			do(t, f)
+		})
 	}
 }
 
 // What is persistent stays, what is ephemeral goes, what the image has is seen, and the last partition
 // takes the whole disk.
 func TestMountPolicy(t *testing.T) {
+	t.Parallel()
 	firmwares(t, func(t *testing.T, f qemu.Firmware) {
 		img := makeImage(t, 2, "")
 		disk := img.disk(t, 3<<30, true)
@@ -101,6 +107,7 @@ func TestMountPolicy(t *testing.T) {
 // A release that was healthy once has no try counter. When its files are damaged, the machine ends
 // in the recovery system all the same, by itself, and the reason is kept.
 func TestDamagedReleaseFallsBack(t *testing.T) {
+	t.Parallel()
 	firmwares(t, func(t *testing.T, f qemu.Firmware) {
 		img := makeImage(t, 2, "")
 		img.damageState = true
@@ -115,6 +122,7 @@ func TestDamagedReleaseFallsBack(t *testing.T) {
 // A release on trial whose init hangs is given up after three tries. Nothing in the image helps. (How
 // systemd-boot counts is seen in test/node.)
 func TestGuardEndsAHang(t *testing.T) {
+	t.Parallel()
 	img := makeImage(t, 2, "probe=hang "+layout.CmdlineDeadline+"=3")
 	vm := vmtest.Start(t, qemu.Machine{Firmware: qemu.BIOS, NoNet: true, Drives: []qemu.Drive{{Path: img.disk(t, 0, false), Bus: qemu.Virtio}}})
 	for range layout.Tries {
@@ -128,6 +136,7 @@ func TestGuardEndsAHang(t *testing.T) {
 
 // Without its medium the machine says so and restarts.
 func TestNoMedium(t *testing.T) {
+	t.Parallel()
 	img := makeImage(t, 1, "")
 	vm := vmtest.Start(t, qemu.Machine{Firmware: qemu.BIOS, NoNet: true, NoReboot: true, Drives: []qemu.Drive{{Path: img.iso(t, "ANOTHER"), Bus: qemu.Virtio}}})
 	vm.Expect(`cannot boot: no medium labelled COS_LIVE within .* \(looked at vda, vda1\)`, vmtest.BootTimeout)

@@ -9,14 +9,11 @@ import (
 	"time"
 
 	"github.com/kairos-buildkit/kairos/internal/qemu"
-	"github.com/kairos-buildkit/kairos/internal/vmtest"
 	klayout "github.com/kairos-buildkit/kairos/layout"
 )
 
-// deadline is an image's label for a root shell, and for how many seconds the release has to be blessed.
-func deadline(seconds int, more string) string {
-	return fmt.Sprintf("LABEL %s=\"%s %s=%d%s\"", klayout.ImageLabelCmdline, vmtest.RootShellCmdline, klayout.CmdlineDeadline, seconds, more)
-}
+// cmdline is a line of a Dockerfile that sets the command line of its image.
+func cmdline(s string) string { return fmt.Sprintf("\nLABEL %s=%q", klayout.ImageLabelCmdline, s) }
 
 // A release that is broken, in any of these ways, ends in the old release without anybody's help, and
 // status says what happened.
@@ -29,14 +26,14 @@ func TestBrokenReleases(t *testing.T) {
 		damage       string // shell commands after the upgrade; $ID is the release
 		says         string // in the failure's reason; "" where nothing can be written
 	}{
-		{name: "kernel-panics", instructions: deadline(180, " rdinit=/nothing")},
+		{name: "kernel-panics", instructions: cmdline(rootShell(180) + " rdinit=/nothing")},
 		{name: "init-exits", instructions: "RUN rm /sbin/init && printf '#!/bin/sh\\nexit 1\\n' > /sbin/init && chmod 755 /sbin/init"},
 		{name: "layer-corrupt", instructions: "RUN head -c 100000 /dev/urandom > /etc/payload", says: "cannot boot",
 			damage: state + `for d in $(grep -o 'sha256:[0-9a-f]*' releases/$ID/release.json | cut -d: -f2 | tail -n 1); do f=$(find blobs -name $d.erofs); dd if=/dev/zero of=$f bs=4096 count=1 conv=notrunc; done`},
 		{name: "systemd-hangs", says: "not blessed within",
-			instructions: "RUN printf '[Unit]\\nDefaultDependencies=no\\nBefore=basic.target\\n[Service]\\nType=oneshot\\nTimeoutStartSec=infinity\\nExecStart=/bin/sleep infinity\\n' > /etc/systemd/system/hang.service && mkdir -p /etc/systemd/system/basic.target.requires && ln -s ../hang.service /etc/systemd/system/basic.target.requires/\n" + deadline(20, "")},
+			instructions: "RUN printf '[Unit]\\nDefaultDependencies=no\\nBefore=basic.target\\n[Service]\\nType=oneshot\\nTimeoutStartSec=infinity\\nExecStart=/bin/sleep infinity\\n' > /etc/systemd/system/hang.service && mkdir -p /etc/systemd/system/basic.target.requires && ln -s ../hang.service /etc/systemd/system/basic.target.requires/" + cmdline(rootShell(20))},
 		{name: "health-fails", instructions: check("echo the disk is missing; exit 3"), says: "health check 10-test: exit status 3"},
-		{name: "health-hangs", instructions: check("sleep 3600") + "\n" + deadline(90, ""), says: "health check 10-test did not end in time"},
+		{name: "health-hangs", instructions: check("sleep 3600") + cmdline(rootShell(90)), says: "health check 10-test did not end in time"},
 		{name: "uki-truncated", instructions: "RUN echo > /etc/payload", damage: esp + "truncate -s 3000000 EFI/Linux/*$ID+3-0.efi kairos/$ID/initrd"},
 		{name: "release-damaged", instructions: "RUN echo > /etc/payload2", damage: state + "truncate -s 50 releases/$ID/release.json", says: "cannot boot"},
 	} {

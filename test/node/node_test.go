@@ -96,12 +96,18 @@ func buildImage(name, context string, args ...string) (string, error) {
 	}
 	return dest, run(kairosBin, append([]string{"build", "--progress", "plain", "--root", stateDir,
 		"--build-context", "debian:trixie=oci-layout://" + baseLayout, "--build-arg", "SOURCE_DATE_EPOCH=" + epoch,
-		"--label", klayout.ImageLabelCmdline + "=" + vmtest.RootShellCmdline + " " + klayout.CmdlineDeadline + "=180",
 		"--label", klayout.ImageLabelVersion + "=" + name,
 		"--output", "type=oci,tar=false,rewrite-timestamp=true,dest=" + dest, context}, args...)...)
 }
 
-var example = sync.OnceValues(func() (string, error) { return buildImage("v1", exampleDir) })
+// rootShell is a command line for an image whose releases have some seconds to be blessed.
+func rootShell(seconds int) string {
+	return fmt.Sprintf("%s %s=%d", vmtest.RootShellCmdline, klayout.CmdlineDeadline, seconds)
+}
+
+var example = sync.OnceValues(func() (string, error) {
+	return buildImage("v1", exampleDir, "--label", klayout.ImageLabelCmdline+"="+rootShell(180))
+})
 
 // derived builds an ordinary image on top of the example: no syntax line, only these instructions.
 func derived(t *testing.T, name, instructions string) string {
