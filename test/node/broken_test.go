@@ -77,7 +77,7 @@ func check(script string) string {
 // fellBack waits until a release runs: up to three boots of another one come before.
 func (m *machine) fellBack(id string) {
 	m.t.Helper()
-	end := time.Now().Add(25 * time.Minute)
+	end := time.Now().Add(15 * time.Minute)
 	m.Expect("kairos: booting [^\n]*release "+id, time.Until(end))
 	m.up()
 	m.blessed()

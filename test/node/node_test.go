@@ -46,7 +46,7 @@ const (
 
 const epoch = "1772323200"
 
-// reuse has a run take the images and disks that the run before has made: for work on the tests.
+// reuse has a run take what the run before has made, as long as it is there: for work on the tests.
 var reuse = os.Getenv("KAIROS_TEST_REUSE") != ""
 
 func made(path string) bool {
@@ -112,7 +112,11 @@ var example = sync.OnceValues(func() (string, error) {
 // derived builds an ordinary image on top of the example: no syntax line, only these instructions.
 func derived(t *testing.T, name, instructions string) string {
 	t.Helper()
-	base := get(t, example)
+	return derivedFrom(t, get(t, example), name, instructions)
+}
+
+func derivedFrom(t *testing.T, base, name, instructions string) string {
+	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM example\n"+instructions+"\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -142,15 +146,20 @@ var sshKey = sync.OnceValues(func() (string, error) {
 	return path, run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path)
 })
 
-// medium is the live medium, with a config that installs it unattended.
+// medium is the example's live medium.
 var medium = sync.OnceValues(func() (string, error) {
-	iso := filepath.Join(workDir, "install.iso")
-	if made(iso) {
-		return iso, nil
-	}
 	oci, err := example()
 	if err != nil {
 		return "", err
+	}
+	return makeMedium("example", oci)
+})
+
+// makeMedium makes a live medium of an image, with a config that installs it unattended.
+func makeMedium(name, oci string) (string, error) {
+	iso := filepath.Join(workDir, name+".iso")
+	if made(iso) {
+		return iso, nil
 	}
 	key, err := sshKey()
 	if err != nil {
@@ -178,12 +187,12 @@ install:
   poweroff: true
   bind_mounts: [/var/lib/app]
 `
-	file := filepath.Join(workDir, "config.yaml")
+	file := filepath.Join(workDir, name+".yaml")
 	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
 		return "", err
 	}
 	return iso, run(kairosBin, "export", "-o", "type=iso,dest="+iso, "--cloud-config", file, "oci-layout:"+oci)
-})
+}
 
 // installed keeps, for each firmware, the machine that all tests begin with: the system is
 // installed and has booted from its disk, its release is blessed.
@@ -205,13 +214,13 @@ func (i *installed) thaw(t *testing.T, firmware qemu.Firmware, forwards ...qemu.
 		i.frozen, i.done = vmtest.Kept(dir)
 	}
 	if !i.done {
-		i.frozen, i.done = install(t, firmware, dir), true
+		i.frozen, i.done = install(t, firmware, get(t, medium), dir).Freeze(dir), true
 	}
 	return vmtest.Thaw(t, i.frozen, forwards...)
 }
 
 // install installs the system from the medium, with nobody at the console, and boots it.
-func install(t *testing.T, firmware qemu.Firmware, dir string) vmtest.Frozen {
+func install(t *testing.T, firmware qemu.Firmware, medium, dir string) *vmtest.VM {
 	t.Helper()
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
@@ -223,11 +232,11 @@ func install(t *testing.T, firmware qemu.Firmware, dir string) vmtest.Frozen {
 	if err := run("qemu-img", "create", "-q", "-f", "qcow2", d.Path, "6G"); err != nil {
 		t.Fatal(err)
 	}
-	vmtest.Start(t, qemu.Machine{Firmware: firmware, NoNet: true, Drives: []qemu.Drive{{Path: get(t, medium), CDROM: true}, d}}).WaitOff(15 * time.Minute)
+	vmtest.Start(t, qemu.Machine{Firmware: firmware, NoNet: true, Drives: []qemu.Drive{{Path: medium, CDROM: true}, d}}).WaitOff(15 * time.Minute)
 	m := &machine{VM: vmtest.Start(t, qemu.Machine{Firmware: firmware, Drives: []qemu.Drive{d}}), t: t}
 	m.up()
 	m.blessed()
-	return m.Freeze(dir)
+	return m.VM
 }
 
 // machine is a running machine with the system installed.
