@@ -88,7 +88,7 @@ func run(name string, args ...string) error {
 // buildImage builds a context as an OCI layout in workDir.
 func buildImage(name, context string, args ...string) (string, error) {
 	dest := filepath.Join(workDir, name+".oci")
-	if made(dest) {
+	if made(filepath.Join(dest, "index.json")) {
 		return dest, nil
 	}
 	if err := os.RemoveAll(dest); err != nil {
