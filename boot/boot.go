@@ -37,6 +37,11 @@ func OptionsFrom(labels map[string]string) Options {
 	}
 }
 
+// sharedChunk is where the initrd begins in the UKI: at one of the chunks that package erofs
+// cuts files into. /boot/initrd has the same chunks, so the blob has them once. (The kernel is
+// once in the boot layer: /boot/vmlinuz is a link.)
+const sharedChunk = 128 << 10
+
 // Files are the boot files of an image.
 type Files struct {
 	Kernel []byte // layout.ImageKernel
@@ -69,7 +74,7 @@ func Make(root fs.FS, o Options) (*Files, error) {
 		{Name: uki.OSRel, Data: osRelease()},
 		{Name: uki.Cmdline, Data: []byte(in.cmdline)},
 		{Name: uki.Uname, Data: []byte(in.kernel.Version)},
-		{Name: uki.Initrd, Data: ramdisk},
+		{Name: uki.Initrd, Data: ramdisk, Align: sharedChunk},
 		{Name: uki.Linux, Data: in.image},
 	}
 	program, err := uki.Append(in.stub, sections)

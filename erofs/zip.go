@@ -188,8 +188,11 @@ func (s *zipStore) compress() {
 	for c := range s.work {
 		c.out = c.out[:0]
 		if !c.raw {
-			c.sum = sha256.Sum256(c.in)
-			if !looksRandom(c.in) && !s.seen(c) { // if not now, it may be by the time it is written
+			if s.shared(c) {
+				c.sum = sha256.Sum256(c.in)
+			}
+			// If it is not written now, it may be by the time that it would be.
+			if _, written := s.find(c); !written && !looksRandom(c.in) {
 				c.out = z.compress(c.out, c.in)
 			}
 			if blocksOf(len(c.out)) >= blocksOf(len(c.in)) {
@@ -200,11 +203,29 @@ func (s *zipStore) compress() {
 	}
 }
 
-func (s *zipStore) seen(c *chunk) bool {
+// shared says whether a chunk may occur again. Those of the packed inode do not: the files
+// in them are all different, and have been hashed one by one.
+func (s *zipStore) shared(c *chunk) bool { return c.data != s.packedData }
+
+// find returns where a chunk is that is written already.
+func (s *zipStore) find(c *chunk) (extent, bool) {
+	if !s.shared(c) {
+		return extent{}, false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, ok := s.seenChunk[c.sum]
-	return ok
+	e, ok := s.seenChunk[c.sum]
+	return e, ok
+}
+
+// keep notes where a chunk has been written.
+func (s *zipStore) keep(c *chunk, e extent) {
+	if !s.shared(c) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seenChunk[c.sum] = e
 }
 
 // write is the writer.
@@ -236,10 +257,8 @@ func (s *zipStore) writeChunk(c *chunk) error {
 		c.data.chunks = append(c.data.chunks, block)
 		return nil
 	}
-	s.mu.Lock()
-	e, ok := s.seenChunk[c.sum]
-	s.mu.Unlock()
-	if !ok {
+	e, written := s.find(c)
+	if !written {
 		e = extent{block: s.out.next(), length: uint32(len(c.in)), plain: len(c.out) == 0}
 		b := c.out
 		if e.plain {
@@ -249,9 +268,7 @@ func (s *zipStore) writeChunk(c *chunk) error {
 		if err := s.writePcluster(b, e.plain); err != nil {
 			return err
 		}
-		s.mu.Lock()
-		s.seenChunk[c.sum] = e
-		s.mu.Unlock()
+		s.keep(c, e)
 	}
 	c.data.extents = append(c.data.extents, e)
 	return nil

@@ -8,7 +8,8 @@
 //	             zeros up to SizeOfHeaders: room for more section headers
 //	             the stub's sections
 //	             the appended sections, each at a multiple of FileAlignment and of 2048 in the
-//	             file, and of SectionAlignment in memory, in the order of both
+//	             file, and of SectionAlignment in memory, in the order of both; one may ask
+//	             for more, and then the one before it is padded: no gaps in the file
 //
 // Equal inputs give equal bytes.
 package uki
@@ -25,6 +26,9 @@ import (
 type Section struct {
 	Name string // at most 8 bytes, such as ".linux"
 	Data []byte
+	// Align is a power of two: Append has the section begin at a multiple of it in the file.
+	// 0 means that any place will do.
+	Align uint32
 }
 
 // Names of the sections that systemd's stub reads.
@@ -67,16 +71,16 @@ func Append(stub []byte, sections []Section) ([]byte, error) {
 	}
 	out := bytes.NewBuffer(make([]byte, 0, int(fileEnd)+total(sections)))
 	out.Write(stub[:fileEnd])
-	alignment := max(h.fileAlignment, cdSector)
-	for _, s := range sections {
+	for i, s := range sections {
 		if err := check(s, seen); err != nil {
 			return nil, err
 		}
-		pad(out, alignment)
+		pad(out, h.alignment(sections, i)) // does something for the first only
 		memoryEnd = int64(align(uint64(memoryEnd), h.sectionAlignment))
+		end := align(uint64(out.Len()+len(s.Data)), h.alignment(sections, i+1))
 		header := sectionHeader{
 			name: s.Name, virtualSize: uint32(len(s.Data)), address: uint32(memoryEnd),
-			size: uint32(align(uint64(len(s.Data)), alignment)), offset: uint32(out.Len()),
+			size: uint32(end) - uint32(out.Len()), offset: uint32(out.Len()),
 			characteristics: initializedData | readable,
 		}
 		memoryEnd += int64(len(s.Data))
@@ -87,10 +91,19 @@ func Append(stub []byte, sections []Section) ([]byte, error) {
 			return nil, err
 		}
 		out.Write(s.Data)
-		pad(out, alignment)
+		pad(out, h.alignment(sections, i+1))
 	}
 	h.finish(out.Bytes(), uint32(align(uint64(memoryEnd), h.sectionAlignment)))
 	return out.Bytes(), nil
+}
+
+// alignment is what section i must begin at a multiple of, or the file end where there is none.
+func (h *header) alignment(sections []Section, i int) uint32 {
+	a := max(h.fileAlignment, cdSector)
+	if i < len(sections) {
+		a = max(a, sections[i].Align)
+	}
+	return a
 }
 
 // Sections lists a PE file's sections with the data that is in the file, without padding.
@@ -114,6 +127,8 @@ func check(s Section, seen map[string]bool) error {
 		return fmt.Errorf("section %s: it is empty", s.Name)
 	case seen[s.Name]:
 		return fmt.Errorf("section %s: the file has it already", s.Name)
+	case s.Align&(s.Align-1) != 0 || s.Align > 1<<20:
+		return fmt.Errorf("section %s: alignment %d is not a power of two up to 1 MiB", s.Name, s.Align)
 	}
 	seen[s.Name] = true
 	return nil
@@ -122,7 +137,7 @@ func check(s Section, seen map[string]bool) error {
 func total(sections []Section) int {
 	n := 0
 	for _, s := range sections {
-		n += len(s.Data) + 8192 // its padding
+		n += len(s.Data) + 8192 + int(s.Align) // its padding
 	}
 	return n
 }

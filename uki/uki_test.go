@@ -46,8 +46,8 @@ func stub(n int) []byte {
 
 func sample() []Section {
 	return []Section{
-		{OSRel, []byte("ID=kairos\n")}, {Cmdline, []byte("console=ttyS0")}, {Uname, []byte("6.12.1")},
-		{Initrd, bytes.Repeat([]byte("initrd"), 1000)}, {Linux, bytes.Repeat([]byte{1, 2, 3}, 12345)},
+		{Name: OSRel, Data: []byte("ID=kairos\n")}, {Name: Cmdline, Data: []byte("console=ttyS0")}, {Name: Uname, Data: []byte("6.12.1")},
+		{Name: Initrd, Data: bytes.Repeat([]byte("initrd"), 1000)}, {Name: Linux, Data: bytes.Repeat([]byte{1, 2, 3}, 12345)},
 	}
 }
 
@@ -60,12 +60,42 @@ func TestAppendedSectionsAreFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(append([]Section{{".text", []byte("code!")}}, sample()...), got); d != "" {
+	if d := cmp.Diff(append([]Section{{Name: ".text", Data: []byte("code!")}}, sample()...), got); d != "" {
 		t.Error(d)
 	}
 	again, err := Append(stub(20), sample())
 	if err != nil || !bytes.Equal(file, again) {
 		t.Error("two runs differ", err)
+	}
+}
+
+// A section that asks for it begins where it wants to. No bytes are between sections: tools
+// that sign programs hash these only.
+func TestAlignedSection(t *testing.T) {
+	sections := sample()
+	sections[3].Align = 128 << 10
+	file, err := Append(stub(20), sections)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := parse(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range h.sections[1:] {
+		if s.name == Initrd && s.offset != 128<<10 {
+			t.Errorf("%s begins at %#x", s.name, s.offset)
+		}
+		if before := h.sections[i]; i > 0 && s.offset != before.offset+before.size {
+			t.Errorf("%s begins at %#x, the section before ends at %#x", s.name, s.offset, before.offset+before.size)
+		}
+	}
+	got, err := Sections(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(append([]Section{{Name: ".text", Data: []byte("code!")}}, sample()...), got); d != "" {
+		t.Error(d)
 	}
 }
 
@@ -137,10 +167,11 @@ func TestAppendRejects(t *testing.T) {
 		"truncated":   {stub(20)[:0x100], sample(), "not a PE32+ file"},
 		"signed":      {signed, sample(), "unsigned"},
 		"no room":     {stub(3), append(sample(), sample()...)[:5], "no room"},
-		"long name":   {stub(20), []Section{{".toolongname", []byte("x")}}, "1 to 8 bytes"},
-		"empty data":  {stub(20), []Section{{".linux", nil}}, "empty"},
-		"twice":       {stub(20), []Section{{".linux", []byte("x")}, {".linux", []byte("x")}}, "already"},
-		"stub has it": {stub(20), []Section{{".text", []byte("x")}}, "already"},
+		"long name":   {stub(20), []Section{{Name: ".toolongname", Data: []byte("x")}}, "1 to 8 bytes"},
+		"empty data":  {stub(20), []Section{{Name: ".linux", Data: nil}}, "empty"},
+		"twice":       {stub(20), []Section{{Name: ".linux", Data: []byte("x")}, {Name: ".linux", Data: []byte("x")}}, "already"},
+		"alignment":   {stub(20), []Section{{Name: ".linux", Data: []byte("x"), Align: 3 << 10}}, "power of two"},
+		"stub has it": {stub(20), []Section{{Name: ".text", Data: []byte("x")}}, "already"},
 	} {
 		_, err := Append(c.stub, c.sections)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -172,7 +203,7 @@ func FuzzAppend(f *testing.F) {
 		if err != nil {
 			return
 		}
-		out, err := Append(file, []Section{{name, data}})
+		out, err := Append(file, []Section{{Name: name, Data: data}})
 		if err != nil {
 			return
 		}
@@ -180,7 +211,7 @@ func FuzzAppend(f *testing.F) {
 		if err != nil {
 			t.Fatalf("what Append made cannot be read: %v", err)
 		}
-		if d := cmp.Diff(append(before, Section{name, data}), after); d != "" {
+		if d := cmp.Diff(append(before, Section{Name: name, Data: data}), after); d != "" {
 			t.Error(d)
 		}
 	})
