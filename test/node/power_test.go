@@ -45,6 +45,7 @@ func TestPowerCut(t *testing.T) {
 			t.Fatal(err)
 		}
 		learnAll(t, j, log, commands)
+		needsFlushes(t, j, log, commands[0])
 		// A machine takes a minute to boot: in a sample each firmware takes one command.
 		sample := map[qemu.Firmware]string{qemu.UEFI: "upgrade", qemu.BIOS: "rollback"}
 		for _, c := range commands {
@@ -77,6 +78,35 @@ func learnAll(t *testing.T, j *judge, log *writelog.Log, commands []recorded) {
 			}
 		}
 	}
+}
+
+// needsFlushes shows that the judge sees what is wrong where a command does not flush: it judges disks that
+// have a random half of all that the command wrote.
+func needsFlushes(t *testing.T, j *judge, log *writelog.Log, c recorded) {
+	t.Helper()
+	path := filepath.Join(j.scratch, "unflushed")
+	defer os.Remove(path)
+	for n := range uint64(5) {
+		if err := run("cp", "--sparse=always", j.disk.Name(), path); err != nil {
+			t.Fatal(err)
+		}
+		k := newJudge(t, j.firmware, path)
+		k.known, k.blobs, k.inFlight = j.known, j.blobs, true
+		if err := k.partitions(); err != nil {
+			t.Fatal(err)
+		}
+		if err := log.Apply(k, 0, c.from); err != nil {
+			t.Fatal(err)
+		}
+		if err := log.ApplyIndices(k, log.Subset(writelog.Interval{From: c.from, To: c.to}, n)); err != nil {
+			t.Fatal(err)
+		}
+		if err := k.state(); err != nil {
+			t.Logf("without flushes: %.300s", err)
+			return
+		}
+	}
+	t.Errorf("half of what %s writes, in no order, is judged good", c.name)
 }
 
 // cut judges the disks that a power cut in a command leaves. The judge's disk is brought from where it is
