@@ -14,7 +14,7 @@ import (
 	"github.com/kairos-buildkit/kairos/internal/vmtest/writelog"
 )
 
-// everyCut has each disk that a power cut may leave judged, and booted: for hours. Otherwise it is a
+// everyCut has each disk that a power cut may leave judged, and booted: for days. Otherwise it is a
 // sample, the same in each run.
 var everyCut = os.Getenv("KAIROS_TEST_POWER") == "all"
 
