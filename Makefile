@@ -68,9 +68,9 @@ test-vm: build base tools ## the tests that boot virtual machines; TESTS=REGEXP 
 	$(GO) test -tags vm -p 1 -count 1 -timeout 75m $(if $(TESTS),-run '$(TESTS)') ./node ./test/...
 
 .PHONY: test-power
-test-power: build base ## power cuts at every step, each one booted: hours
+test-power: build base ## each disk that a power cut may leave, booted: days
 	scripts/deps $(TEST_DEPS)
-	KAIROS_TEST_POWER=all $(GO) test -tags vm -p 1 -count 1 -timeout 24h -run Power ./test/...
+	KAIROS_TEST_POWER=all $(GO) test -tags vm -p 1 -count 1 -timeout 168h -run Power ./test/...
 
 .PHONY: bench
 bench: build base tools ## speed and size against other tools; writes docs/performance.md

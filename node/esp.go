@@ -125,6 +125,11 @@ func (p *ESP) Activate(id string, files BootFiles, blessed bool) error {
 	if err != nil {
 		return err
 	}
+	// First: what a power cut tore may have clusters that FAT takes for free. To remove it after new
+	// files were given them would take them away from these.
+	if err := p.removeLeftovers(slots); err != nil {
+		return fmt.Errorf("activate release %s: %w", id, err)
+	}
 	if err := p.put(e, files); err != nil {
 		return fmt.Errorf("activate release %s: %w", id, err)
 	}
@@ -139,6 +144,9 @@ func (p *ESP) ActivateRecovery(id string, files BootFiles) error {
 	slots, err := p.Slots()
 	if err != nil {
 		return err
+	}
+	if err := p.removeLeftovers(slots); err != nil { // first, as in Activate
+		return fmt.Errorf("recovery release %s: %w", id, err)
 	}
 	if err := p.put(layout.Entry{Seq: layout.RecoverySeq, ID: id}, files); err != nil {
 		return fmt.Errorf("recovery release %s: %w", id, err)

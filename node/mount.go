@@ -42,7 +42,9 @@ func (a *mounted) mount() error {
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME
 	options := ""
 	if a.fs == "vfat" {
-		options = "umask=0077,errors=remount-ro"
+		// A file that was being written when the power went may have clusters that are free. To remove
+		// it is an error of the file system, which must not end the command that makes things good.
+		options = "umask=0077,errors=continue"
 	}
 	if a.readOnly {
 		err := unix.Mount(a.device, a.dir, a.fs, flags|unix.MS_RDONLY, options)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -15,6 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kairos-buildkit/kairos/layout"
+
+	"github.com/kairos-buildkit/kairos/node/units"
 )
 
 func sample() *Layer {
@@ -203,6 +206,23 @@ func TestUnitsAreEnabledBelowUsr(t *testing.T) {
 	}
 	if files, err := unitFiles(fstest.MapFS{}); err != nil || files != nil {
 		t.Errorf("without systemd: %v, %v", files, err)
+	}
+}
+
+// An image with sysvinit gets a line in its inittab, once.
+func TestInittab(t *testing.T) {
+	root := fstest.MapFS{"etc/inittab": {Data: []byte("id:2:initdefault:"), Mode: 0o644}}
+	files, err := unitFiles(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(files, func(f File) bool { return f.Path == "etc/inittab" })
+	if i < 0 || string(files[i].Data) != "id:2:initdefault:\n"+units.SysV().Inittab+"\n" {
+		t.Fatalf("files %+v", files)
+	}
+	root["etc/inittab"].Data = files[i].Data
+	if files, err = unitFiles(root); err != nil || slices.ContainsFunc(files, func(f File) bool { return f.Path == "etc/inittab" }) {
+		t.Errorf("a second time: %+v, %v", files, err)
 	}
 }
 

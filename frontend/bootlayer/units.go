@@ -10,20 +10,26 @@ import (
 	"github.com/kairos-buildkit/kairos/node/units"
 )
 
-const unitDir = "usr/lib/systemd/system"
+const (
+	unitDir = "usr/lib/systemd/system"
+	inittab = "etc/inittab"
+)
 
 // unitFiles returns the node agent's units and the links that enable them, below /usr: in the
 // image's /etc are only the links that mask a unit. An image with OpenRC or sysvinit gets an
 // init script.
 func unitFiles(root fs.FS) ([]File, error) {
-	files := scriptFiles(root)
+	files, err := scriptFiles(root)
+	if err != nil {
+		return nil, err
+	}
 	if _, err := fs.Stat(root, unitDir); err != nil {
 		return files, nil
 	}
 	for _, unit := range units.Masked() {
 		files = append(files, File{Path: path.Join("etc/systemd/system", unit), Mode: fs.ModeSymlink | 0o777, Link: "/dev/null"})
 	}
-	err := fs.WalkDir(units.FS, ".", func(name string, d fs.DirEntry, err error) error {
+	err = fs.WalkDir(units.FS, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -42,22 +48,33 @@ func unitFiles(root fs.FS) ([]File, error) {
 }
 
 // scriptFiles returns the script that starts the node agent in an image whose init runs scripts.
-func scriptFiles(root fs.FS) []File {
+func scriptFiles(root fs.FS) ([]File, error) {
 	has := func(name string) bool { _, err := fs.Lstat(root, name); return err == nil }
 	var script units.Script
 	switch {
 	case has("sbin/openrc") || has("usr/sbin/openrc"):
 		script = units.OpenRC()
-	case has("etc/inittab"): // of sysvinit
+	case has(inittab): // of sysvinit
 		script = units.SysV()
 	default:
-		return nil
+		return nil, nil
 	}
 	files := []File{{Path: script.Path, Mode: 0o755, Data: script.Data}}
 	for _, link := range script.Links {
 		files = append(files, File{Path: link, Mode: fs.ModeSymlink | 0o777, Link: relative(link, script.Path)})
 	}
-	return files
+	if script.Inittab == "" {
+		return files, nil
+	}
+	table, err := fs.ReadFile(root, inittab)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Contains(table, []byte(script.Inittab)) { // an image that is built on one of ours has it
+		table = append(bytes.TrimRight(table, "\n"), "\n"+script.Inittab+"\n"...)
+		files = append(files, File{Path: inittab, Mode: 0o644, Data: table})
+	}
+	return files, nil
 }
 
 // installDirs reads a unit's [Install] section, as `systemctl enable` does.

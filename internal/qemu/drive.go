@@ -26,6 +26,9 @@ type Drive struct {
 	Snapshot bool
 	// Cache is QEMU's cache mode; default writeback. See qemu(1), -drive cache=.
 	Cache string
+	// WriteLog is a file that gets every write and flush of the machine to the drive, in their order,
+	// as package writelog reads it; "" for none. It must exist, and is written anew.
+	WriteLog string
 	// Serial is the disk's serial number, which /dev/disk/by-id shows; at most 20 characters.
 	Serial string
 }
@@ -88,7 +91,12 @@ func (d Drive) option(i int) string {
 	if format == "" {
 		format = "raw"
 	}
-	fmt.Fprintf(&b, "if=none,id=drive%d,format=%s,file=%s", i, format, escape(d.Path))
+	if d.WriteLog != "" {
+		fmt.Fprintf(&b, "if=none,id=drive%d,driver=blklogwrites,file.driver=%s,file.file.driver=file,file.file.filename=%s,log.driver=file,log.filename=%s",
+			i, format, escape(d.Path), escape(d.WriteLog))
+	} else {
+		fmt.Fprintf(&b, "if=none,id=drive%d,format=%s,file=%s", i, format, escape(d.Path))
+	}
 	if d.CDROM {
 		b.WriteString(",media=cdrom,readonly=on")
 	} else if d.Snapshot {

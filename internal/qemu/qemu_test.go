@@ -22,6 +22,10 @@ func TestCommand(t *testing.T) {
 	if err := os.WriteFile(image, make([]byte, 1<<20), 0o666); err != nil {
 		t.Fatal(err)
 	}
+	log := filepath.Join(dir, "log, of writes")
+	if err := os.WriteFile(log, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
 	disk := func(b Bus) Drive { return Drive{Path: image, Bus: b, Snapshot: true} }
 	cd := func(b Bus) Drive { return Drive{Path: image, Bus: b, CDROM: true} }
 	for i, m := range []Machine{
@@ -30,6 +34,7 @@ func TestCommand(t *testing.T) {
 		{Drives: []Drive{disk(Virtio), disk(AHCI), disk(USB), disk(NVMe), disk(SCSI)}, NoNet: true, NoVGA: true, NoReboot: true},
 		{Drives: []Drive{cd(Virtio), cd(USB), cd(SCSI), cd(AHCI)}, Monitor: true},
 		{Drives: []Drive{{Path: image, Snapshot: true, Cache: "unsafe", Serial: "disk,1"}}, Forwards: []Forward{{Host: 0, Guest: 22}}},
+		{Drives: []Drive{{Path: image, WriteLog: log, Serial: "logged"}}},
 		{Arch: "arm64", Drives: []Drive{cd(""), disk(""), disk(USB), disk(NVMe)}},
 	} {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {

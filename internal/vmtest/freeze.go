@@ -36,6 +36,10 @@ func (vm *VM) Freeze(dir string) Frozen {
 
 func (vm *VM) freeze(dir string) (Frozen, error) {
 	f := Frozen{Machine: vm.machine, State: filepath.Join(dir, "state")}
+	f.Machine.Drives = slices.Clone(f.Machine.Drives)
+	for i := range f.Machine.Drives {
+		f.Machine.Drives[i].WriteLog = ""
+	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return f, err
 	}

@@ -263,12 +263,17 @@ func (vm *VM) PowerCut() {
 	<-vm.done
 }
 
-// PowerOn starts a machine that is off, with the disks and the UEFI variables that it had.
+// PowerOn starts a machine that is off, with the disks and the UEFI variables that it had. A log
+// of its writes ends where the machine went off.
 func (vm *VM) PowerOn() *VM {
 	vm.t.Helper()
 	<-vm.done
 	m := vm.machine
 	m.QMP, m.Serial2 = "", ""
+	m.Drives = slices.Clone(m.Drives)
+	for i := range m.Drives {
+		m.Drives[i].WriteLog = ""
+	}
 	if i := slices.Index(m.Args, incoming); i >= 0 {
 		m.Args = slices.Delete(slices.Clone(m.Args), i, i+2)
 	}

@@ -20,6 +20,8 @@ type Script struct {
 	Path  string   // in the image
 	Data  []byte   // mode 0755
 	Links []string // links to it, which enable it
+	// Inittab is a line of /etc/inittab that starts it, for the init that reads that file.
+	Inittab string
 }
 
 //go:embed kairos.openrc
@@ -33,11 +35,9 @@ func OpenRC() Script {
 	return Script{Path: "etc/init.d/kairos", Data: openRC, Links: []string{"etc/runlevels/default/kairos"}}
 }
 
-// SysV is the script for sysvinit.
+// SysV is the script for sysvinit. Links in /etc/rc?.d would not do: Debian's startpar starts what
+// insserv has written down when the package was installed, and nothing else. Process 1 itself starts
+// the script when it is done with the runlevel.
 func SysV() Script {
-	s := Script{Path: "etc/init.d/kairos", Data: sysV}
-	for _, level := range []string{"2", "3", "4", "5"} {
-		s.Links = append(s.Links, "etc/rc"+level+".d/S99kairos")
-	}
-	return s
+	return Script{Path: "etc/init.d/kairos", Data: sysV, Inittab: "kair:2345:once:/etc/init.d/kairos start"}
 }

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -204,20 +205,35 @@ type installed struct {
 
 var installations = map[qemu.Firmware]*installed{qemu.UEFI: {}, qemu.BIOS: {}}
 
-// thaw returns a machine as it is after its first boot.
-func (i *installed) thaw(t *testing.T, firmware qemu.Firmware, forwards ...qemu.Forward) *vmtest.VM {
+// get returns the machine as it is after its first boot.
+func (i *installed) get(t *testing.T, firmware qemu.Firmware) vmtest.Frozen {
 	t.Helper()
 	i.Lock()
 	defer i.Unlock()
-	dir := filepath.Join(workDir, "installed-"+string(firmware))
+	dir := installedDir(firmware)
 	if !i.done && reuse {
 		i.frozen, i.done = vmtest.Kept(dir)
 	}
 	if !i.done {
 		i.frozen, i.done = install(t, firmware, get(t, medium), dir).Freeze(dir), true
 	}
-	return vmtest.Thaw(t, i.frozen, forwards...)
+	return i.frozen
 }
+
+func installedDir(firmware qemu.Firmware) string {
+	return filepath.Join(workDir, "installed-"+string(firmware))
+}
+
+// installLog is the log of what the installation wrote to the disk.
+func installLog(firmware qemu.Firmware) string {
+	return filepath.Join(installedDir(firmware), writes)
+}
+
+// writes is the name of that log in the installation's folder.
+const writes = "writes"
+
+// diskSize is the size in bytes of the disk that the tests install to.
+const diskSize = 6 << 30
 
 // install installs the system from the medium, with nobody at the console, and boots it.
 func install(t *testing.T, firmware qemu.Firmware, medium, dir string) *vmtest.VM {
@@ -229,10 +245,10 @@ func install(t *testing.T, firmware qemu.Firmware, medium, dir string) *vmtest.V
 		t.Fatal(err)
 	}
 	d := qemu.Drive{Path: filepath.Join(dir, "disk.qcow2"), Format: "qcow2", Serial: "system"}
-	if err := run("qemu-img", "create", "-q", "-f", "qcow2", d.Path, "6G"); err != nil {
+	if err := run("qemu-img", "create", "-q", "-f", "qcow2", d.Path, strconv.FormatInt(diskSize, 10)); err != nil {
 		t.Fatal(err)
 	}
-	vmtest.Start(t, qemu.Machine{Firmware: firmware, NoNet: true, Drives: []qemu.Drive{{Path: medium, CDROM: true}, d}}).WaitOff(15 * time.Minute)
+	vmtest.Start(t, qemu.Machine{Firmware: firmware, NoNet: true, Drives: []qemu.Drive{{Path: medium, CDROM: true}, vmtest.WriteLog(t, d, filepath.Join(dir, writes))}}).WaitOff(15 * time.Minute)
 	m := &machine{VM: vmtest.Start(t, qemu.Machine{Firmware: firmware, Drives: []qemu.Drive{d}}), t: t}
 	m.up()
 	m.blessed()
@@ -249,8 +265,14 @@ type machine struct {
 // start returns a running machine whose release is blessed.
 func start(t *testing.T, firmware qemu.Firmware) *machine {
 	t.Helper()
+	return thaw(t, installations[firmware].get(t, firmware))
+}
+
+// thaw returns a running machine that was frozen.
+func thaw(t *testing.T, f vmtest.Frozen) *machine {
+	t.Helper()
 	port := vmtest.FreePort(t)
-	m := &machine{VM: installations[firmware].thaw(t, firmware, qemu.Forward{Host: port, Guest: 22}), t: t, ssh: port}
+	m := &machine{VM: vmtest.Thaw(t, f, qemu.Forward{Host: port, Guest: 22}), t: t, ssh: port}
 	m.RootShell()
 	return m
 }
