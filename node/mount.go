@@ -93,7 +93,13 @@ func (m *mounts) unmount(name string) error {
 func (m *mounts) close() error {
 	var errs []error
 	for i := len(m.list) - 1; i >= 0; i-- {
-		if err := m.list[i].unmount(); err != nil {
+		err := m.list[i].unmount()
+		if errors.Is(err, unix.EBUSY) {
+			// A part of containerd's may close its last file a moment later. What was written is on the
+			// disk; the mount is this process's alone, and goes with that file.
+			err = errors.Join(syncFS(m.list[i].dir), unix.Unmount(m.list[i].dir, unix.MNT_DETACH))
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("unmount %s: %w", m.list[i].name, err))
 		}
 	}
