@@ -19,7 +19,8 @@ func TestRecovery(t *testing.T) {
 		reg.push(t, derived(t, "r2", "RUN echo r2 > /usr/share/version"), "r2")
 		m.apply("upgrade " + reg.ref(m, "r2"))
 		m.Check("echo kept > /home/tester/file; sync")
-		m.Check("mount -o remount,rw /run/kairos/store && cd /run/kairos/store && for f in $(find blobs -name '*.erofs'); do dd if=/dev/zero of=$f bs=4096 count=1 conv=notrunc 2>/dev/null; done; sync; echo b > /proc/sysrq-trigger & sleep 1; true")
+		// All layers of STATE go, under the running system too: it is reset before it notices.
+		m.Check("(sleep 2; mount -o remount,rw /run/kairos/store; cd /run/kairos/store; for f in $(find blobs -name '*.erofs'); do dd if=/dev/zero of=$f bs=4096 count=1 conv=notrunc; done; sync; echo b > /proc/sysrq-trigger) >/dev/null 2>&1 &")
 		m.Expect("kairos: booting [^\n]*recovery", 25*time.Minute)
 		m.up()
 		if s := m.status(); s.Mode != "recovery" || s.Booted == nil || s.Booted.Release != first {
