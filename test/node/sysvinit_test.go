@@ -31,7 +31,7 @@ func TestSysvinit(t *testing.T) {
 		t.Fatalf("not blessed: %s", show(m.status()))
 	}
 
-	m.Check("ip link set eth0 up && ip address add 10.0.2.15/24 dev eth0 && ip route add default via 10.0.2.2")
+	m.Check("dev=$(ls /sys/class/net | grep -vx lo) && ip link set $dev up && ip address add 10.0.2.15/24 dev $dev && ip route add default via 10.0.2.2")
 	reg := startRegistry(t)
 	reg.push(t, derivedFrom(t, oci, "sysvinit-broken", check("echo the disk is missing; exit 3")), "broken")
 	m.apply("upgrade " + reg.ref(m, "broken"))
