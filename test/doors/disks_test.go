@@ -39,7 +39,7 @@ func TestDisks(t *testing.T) {
 
 	big := filepath.Join(workDir, "big.qcow2")
 	run(t, "qemu-img", "create", "-f", "qcow2", "-F", "qcow2", "-b", filepath.Join(workDir, "first.qcow2"), big, "8G")
-	vm := boot(t, qemu.UEFI, qemu.Drive{Path: big})
+	vm := boot(t, qemu.UEFI, qemu.Drive{Path: big, Format: "qcow2"})
 	vm.RootShell()
 	size, err := strconv.ParseInt(strings.TrimSpace(vm.Check("df -B1 --output=size /usr/local | tail -1")), 10, 64)
 	if err != nil || size < 5<<30 {

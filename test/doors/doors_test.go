@@ -246,7 +246,7 @@ func same(t *testing.T, first string, others ...string) {
 // boot boots a medium to its login prompt.
 func boot(t *testing.T, firmware qemu.Firmware, d qemu.Drive) *vmtest.VM {
 	t.Helper()
-	vm := vmtest.Start(t, qemu.Machine{Firmware: firmware, CPUs: 1, NoReboot: true, Drives: []qemu.Drive{d}})
+	vm := vmtest.Start(t, qemu.Machine{Firmware: firmware, NoReboot: true, Drives: []qemu.Drive{d}})
 	vm.WaitLogin()
 	return vm
 }

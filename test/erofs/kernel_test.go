@@ -170,8 +170,8 @@ func TestKernelAgreesWithReader(t *testing.T) {
 	var job imagevm.Job
 	for layer, archive := range archives(t) {
 		for _, o := range options {
-			if o.Level != 0 && layer != "sizes" && layer != "debian" || layer == "many" && o.Compression != erofs.Zstd {
-				continue
+			if o.Level != 0 && layer != "sizes" || (layer == "many" || layer == "debian") && o.Compression != erofs.Zstd {
+				continue // large ones once: the kernel that runs the tests sees the others
 			}
 			path, files := image(t, archive, o)
 			job.Checks = append(job.Checks, check(t, disk, name(layer, o), path, files))

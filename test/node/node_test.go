@@ -103,7 +103,7 @@ func buildImage(name, context string, args ...string) (string, error) {
 
 // rootShell is a command line for an image whose releases have some seconds to be blessed.
 func rootShell(seconds int) string {
-	return fmt.Sprintf("%s %s=%d", vmtest.RootShellCmdline, klayout.CmdlineDeadline, seconds)
+	return fmt.Sprintf("%s panic=2 %s=%d", vmtest.RootShellCmdline, klayout.CmdlineDeadline, seconds)
 }
 
 var example = sync.OnceValues(func() (string, error) {
