@@ -32,7 +32,7 @@ func TestBrokenReleases(t *testing.T) {
 		damage       string // shell commands after the upgrade; $ID is the release
 		says         string // in the failure's reason; "" where nothing can be written
 	}{
-		{name: "kernel-panics", firmware: qemu.UEFI, instructions: cmdline(rootShell(180) + " rdinit=/nothing")},
+		{name: "kernel-panics", firmware: qemu.UEFI, instructions: cmdline(rootShell(400) + " rdinit=/nothing")},
 		{name: "init-exits", firmware: qemu.BIOS, instructions: "RUN rm /sbin/init && printf '#!/bin/sh\\nexit 1\\n' > /sbin/init && chmod 755 /sbin/init"},
 		{name: "layer-corrupt", firmware: qemu.UEFI, instructions: "RUN head -c 100000 /dev/urandom > /etc/payload", says: "cannot boot",
 			damage: state + `for d in $(grep -o 'sha256:[0-9a-f]*' releases/$ID/release.json | cut -d: -f2 | tail -n 1); do f=$(find blobs -name $d.erofs); dd if=/dev/zero of=$f bs=4096 count=1 conv=notrunc; done`},

@@ -107,7 +107,7 @@ func rootShell(seconds int) string {
 }
 
 var example = sync.OnceValues(func() (string, error) {
-	return buildImage("v1", exampleDir, "--label", klayout.ImageLabelCmdline+"="+rootShell(180))
+	return buildImage("v1", exampleDir, "--label", klayout.ImageLabelCmdline+"="+rootShell(400))
 })
 
 // derived builds an ordinary image on top of the example: no syntax line, only these instructions.
