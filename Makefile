@@ -54,7 +54,7 @@ demo: build base ## examples/debian as an ISO, booted to its login prompt under 
 	scripts/demo
 
 .PHONY: test
-test: test-unit test-vm ## all tests: about an hour on two cores
+test: test-unit test-vm ## all tests: an hour and a quarter on two cores
 
 .PHONY: test-unit
 test-unit: build tools ## the tests that boot nothing: two minutes
@@ -66,6 +66,10 @@ test-vm: build base tools ## the tests that boot virtual machines; TESTS=REGEXP 
 	scripts/deps $(TEST_DEPS)
 	scripts/base arm64
 	$(GO) test -tags vm -p 1 -count 1 -timeout 75m $(if $(TESTS),-run '$(TESTS)') ./node ./test/...
+
+.PHONY: test-all
+test-all: export KAIROS_TEST_ALL = 1
+test-all: test ## all tests, and each broken release under both firmwares: two hours
 
 .PHONY: test-power
 test-power: build base ## each disk that a power cut may leave, booted: days
