@@ -11,7 +11,6 @@ package doors
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -59,26 +58,11 @@ func abs(p string) string {
 }
 
 func TestMain(m *testing.M) {
-	if err := setUp(); err != nil {
-		fmt.Fprintln(os.Stderr, "test/doors:", err)
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
+	vmtest.Main(m, prepare, kairosBin, baseLayout+"/index.json")
 }
 
-func setUp() error {
-	if os.Geteuid() != 0 {
-		return errors.New("building images needs root")
-	}
-	for _, f := range []string{kairosBin, baseLayout + "/index.json"} {
-		if _, err := os.Stat(f); err != nil {
-			return fmt.Errorf("%w: run it by `make test-vm`", err)
-		}
-	}
+func prepare() error {
 	if err := os.RemoveAll(workDir); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(contextDir, 0o777); err != nil {
 		return err
 	}
 	return writeDockerfile(contextDir, "kairos")

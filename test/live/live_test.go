@@ -11,7 +11,6 @@ package live
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -39,22 +38,10 @@ const (
 const epoch = "1772323200"
 
 func TestMain(m *testing.M) {
-	if err := setUp(); err != nil {
-		fmt.Fprintln(os.Stderr, "test/live:", err)
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
+	vmtest.Main(m, emptyWorkDir, kairosBin, baseLayout+"/index.json")
 }
 
-func setUp() error {
-	if os.Geteuid() != 0 {
-		return errors.New("building images needs root")
-	}
-	for _, f := range []string{kairosBin, baseLayout + "/index.json"} {
-		if _, err := os.Stat(f); err != nil {
-			return fmt.Errorf("%w: run it by `make test-vm`", err)
-		}
-	}
+func emptyWorkDir() error {
 	if err := os.RemoveAll(workDir); err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ package node
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -56,23 +55,7 @@ func made(path string) bool {
 }
 
 func TestMain(m *testing.M) {
-	if err := setUp(); err != nil {
-		fmt.Fprintln(os.Stderr, "test/node:", err)
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
-}
-
-func setUp() error {
-	if os.Geteuid() != 0 {
-		return errors.New("building images needs root")
-	}
-	for _, f := range []string{kairosBin, baseLayout + "/index.json"} {
-		if _, err := os.Stat(f); err != nil {
-			return fmt.Errorf("%w: run it by `make test-vm`", err)
-		}
-	}
-	return os.MkdirAll(workDir, 0o777)
+	vmtest.Main(m, func() error { return os.MkdirAll(workDir, 0o777) }, kairosBin, baseLayout+"/index.json")
 }
 
 func run(name string, args ...string) error {
