@@ -24,6 +24,13 @@ type Frozen struct {
 // incoming is QEMU's option for where a machine's state comes from.
 const incoming = "-incoming"
 
+func withoutIncoming(args []string) []string {
+	if i := slices.Index(args, incoming); i >= 0 {
+		return slices.Delete(slices.Clone(args), i, i+2)
+	}
+	return args
+}
+
 // Freeze stops the machine for good, and keeps it in a folder together with its disks' files.
 func (vm *VM) Freeze(dir string) Frozen {
 	vm.t.Helper()
@@ -71,7 +78,7 @@ func (vm *VM) freeze(dir string) (Frozen, error) {
 	if _, err := vm.QMP("quit", nil); err != nil { // it brings the disks' files to their last state
 		return f, err
 	}
-	<-vm.done
+	<-vm.process.done
 	f.Machine.QMP, f.Machine.Serial2, f.Machine.Forwards, f.Machine.Vars = "", "", nil, ""
 	if vm.machine.Firmware != qemu.BIOS {
 		f.Machine.Vars = filepath.Join(dir, "vars.fd")

@@ -16,14 +16,12 @@
 package vmtest
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -51,13 +49,11 @@ const RootShellCmdline = "systemd.debug_shell=ttyS1 systemd.default_device_timeo
 // VM is a running machine.
 type VM struct {
 	*Console          // ttyS0
-	second   *Console // ttyS1, nil on other architectures than amd64
 	shell    *Console // what Run uses: the one where a shell was started last
 
 	t       testing.TB
 	machine qemu.Machine
-	cmd     *exec.Cmd
-	done    chan struct{} // closed when QEMU has exited
+	process *process
 }
 
 // Start powers a machine on. Vars, QMP, Accel are set where the caller has not: variables are
@@ -91,46 +87,23 @@ func start(t testing.TB, m qemu.Machine) (*VM, error) {
 		return nil, err
 	}
 	t.Cleanup(func() { log.Close() })
-	var second net.Listener
+	p := &process{restarts: !m.NoReboot && !logsWrites(m), events: eventSocket(dir), done: make(chan struct{})}
 	if (m.Arch == "" && runtime.GOARCH == "amd64" || m.Arch == "amd64") && m.Serial2 == "" {
 		m.Serial2 = filepath.Join(dir, "ttyS1")
-		if second, err = net.Listen("unix", m.Serial2); err != nil {
+		if p.port, err = net.ListenUnix("unix", &net.UnixAddr{Name: m.Serial2}); err != nil {
 			return nil, err
 		}
-		defer second.Close()
+		t.Cleanup(func() { p.port.Close() })
 	}
-	cmd, err := m.Command(context.Background())
-	if err != nil {
-		return nil, err
-	}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
+	p.machine = m
 	out, outW := io.Pipe()
-	cmd.Stdout, cmd.Stderr = outW, outW
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	vm := &VM{Console: NewConsole(in, out, log), t: t, machine: m, cmd: cmd, done: make(chan struct{})}
+	p.out = outW
+	vm := &VM{Console: NewConsole(p, out, log), t: t, machine: m, process: p}
 	vm.shell = vm.Console
-	go func() {
-		cmd.Wait()
-		outW.Close()
-		close(vm.done)
-	}()
-	t.Cleanup(vm.PowerCut)
-	if second != nil {
-		if err := second.(*net.UnixListener).SetDeadline(time.Now().Add(time.Minute)); err != nil {
-			return nil, err
-		}
-		port, err := second.Accept() // QEMU connects as it starts
-		if err != nil {
-			return nil, fmt.Errorf("%w; QEMU says:\n%s", err, vm.Tail(10))
-		}
-		t.Cleanup(func() { port.Close() })
-		vm.second = NewConsole(port, port, io.Discard)
+	if err := p.run(); err != nil {
+		return nil, fmt.Errorf("%w; QEMU says:\n%s", err, vm.Tail(10))
 	}
+	t.Cleanup(vm.PowerCut)
 	return vm, nil
 }
 
@@ -196,10 +169,13 @@ func (vm *VM) WaitLogin() {
 // RootShellCmdline.
 func (vm *VM) RootShell() {
 	vm.t.Helper()
-	if vm.second == nil {
+	vm.process.mu.Lock()
+	second := vm.process.second
+	vm.process.mu.Unlock()
+	if second == nil {
 		vm.t.Fatal("the machine has no second serial port")
 	}
-	vm.startShell(vm.second)
+	vm.startShell(second)
 }
 
 // Login waits for the login prompt, logs in and makes the shell ready for Run. An empty password
@@ -259,15 +235,14 @@ func (vm *VM) Check(command string) string {
 // PowerCut ends the machine at once, as when its plug is pulled: what the guest had not written
 // to its disks is lost.
 func (vm *VM) PowerCut() {
-	vm.cmd.Process.Kill()
-	<-vm.done
+	vm.process.kill()
 }
 
 // PowerOn starts a machine that is off, with the disks and the UEFI variables that it had. A log
 // of its writes ends where the machine went off.
 func (vm *VM) PowerOn() *VM {
 	vm.t.Helper()
-	<-vm.done
+	<-vm.process.done
 	m := vm.machine
 	m.QMP, m.Serial2 = "", ""
 	m.Drives = slices.Clone(m.Drives)
@@ -284,7 +259,7 @@ func (vm *VM) PowerOn() *VM {
 func (vm *VM) WaitOff(within time.Duration) {
 	vm.t.Helper()
 	select {
-	case <-vm.done:
+	case <-vm.process.done:
 	case <-time.After(within):
 		vm.t.Fatalf("machine still on after %v; the console shows:\n%s", within, vm.Tail(30))
 	}

@@ -1,0 +1,165 @@
+package vmtest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kairos-buildkit/kairos/internal/qemu"
+)
+
+// process is a machine's QEMU: one after the other, for a machine that restarts gets a new one.
+//
+// A machine that resets within one QEMU takes minutes for its next boot in software emulation: QEMU keeps
+// the code that it has translated, and each byte that is written to a page with such code, be it to clear
+// the page, looks for what to throw away.
+type process struct {
+	machine  qemu.Machine
+	restarts bool // a reset starts a new QEMU, else it is for the machine's own to handle
+	events   string
+	port     *net.UnixListener // of the second serial port; nil: there is none
+	out      *io.PipeWriter
+	done     chan struct{} // closed when there is no QEMU any more
+
+	mu     sync.Mutex
+	off    bool // PowerCut was called
+	cmd    *exec.Cmd
+	in     io.Writer
+	second *Console
+}
+
+// errOff says that a machine was switched off for good.
+var errOff = errors.New("the machine is off")
+
+// Write sends to the serial console of the QEMU that runs now.
+func (p *process) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	in := p.in
+	p.mu.Unlock()
+	if in == nil {
+		return 0, errOff
+	}
+	return in.Write(b)
+}
+
+// run starts QEMU, and follows it until the machine is off.
+func (p *process) run() error {
+	cmd, reset, err := p.launch()
+	if err != nil {
+		return err
+	}
+	go func() {
+		defer close(p.done)
+		defer p.out.Close()
+		for {
+			cmd.Wait()
+			if !<-reset || !p.restarts {
+				return
+			}
+			// What the machine was thawed from is behind it.
+			p.machine.Args = withoutIncoming(p.machine.Args)
+			if cmd, reset, err = p.launch(); err != nil {
+				if !errors.Is(err, errOff) {
+					fmt.Fprintf(p.out, "\nvmtest: restart the machine: %v\n", err)
+				}
+				return
+			}
+		}
+	}()
+	return nil
+}
+
+// launch starts one QEMU. The channel says, when it has ended, whether that was for a reset.
+func (p *process) launch() (*exec.Cmd, <-chan bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.off {
+		return nil, nil, errOff
+	}
+	m := p.machine
+	m.NoReboot = m.NoReboot || p.restarts
+	m.Args = append(slices.Clone(m.Args), "-qmp", "unix:"+p.events+",server=on,wait=off")
+	cmd, err := m.Command(context.Background())
+	if err != nil {
+		return nil, nil, err
+	}
+	if p.in, err = cmd.StdinPipe(); err != nil {
+		return nil, nil, err
+	}
+	cmd.Stdout, cmd.Stderr = p.out, p.out
+	if err := cmd.Start(); err != nil {
+		return nil, nil, err
+	}
+	p.cmd = cmd
+	reset := make(chan bool, 1)
+	go func() { reset <- endedByReset(p.events) }()
+	if p.port != nil {
+		if err := p.port.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+			return nil, nil, err
+		}
+		c, err := p.port.Accept() // QEMU connects as it starts
+		if err != nil {
+			cmd.Process.Kill()
+			cmd.Wait()
+			return nil, nil, err
+		}
+		p.second = NewConsole(c, c, io.Discard) // it ends with QEMU
+	}
+	return cmd, reset, nil
+}
+
+// kill ends the machine as when its plug is pulled.
+func (p *process) kill() {
+	p.mu.Lock()
+	p.off = true
+	if p.cmd != nil {
+		p.cmd.Process.Kill()
+	}
+	p.mu.Unlock()
+	<-p.done
+}
+
+// endedByReset follows a QEMU's events (QEMU QMP reference, SHUTDOWN) until it is gone.
+func endedByReset(socket string) (reset bool) {
+	var conn net.Conn
+	var err error
+	for range 200 { // the socket comes with QEMU
+		if conn, err = net.Dial("unix", socket); err == nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	fmt.Fprintln(conn, `{"execute":"qmp_capabilities"}`)
+	for dec := json.NewDecoder(conn); ; {
+		var e struct {
+			Event string
+			Data  struct{ Reason string }
+		}
+		if dec.Decode(&e) != nil {
+			return reset
+		}
+		if e.Event == "SHUTDOWN" {
+			reset = strings.HasSuffix(e.Data.Reason, "-reset")
+		}
+	}
+}
+
+// logsWrites says whether a drive has a log of its writes, which is one QEMU's.
+func logsWrites(m qemu.Machine) bool {
+	return slices.ContainsFunc(m.Drives, func(d qemu.Drive) bool { return d.WriteLog != "" })
+}
+
+func eventSocket(dir string) string { return filepath.Join(dir, "events") }
