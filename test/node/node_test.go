@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -387,9 +388,17 @@ func (s *server) ref(m *machine, tag string) string {
 	return host + "/os:" + tag
 }
 
-func bothFirmwares(t *testing.T, do func(*testing.T, qemu.Firmware)) {
+// everything has all tests run under both firmwares, for two hours; see `make test-all`. Otherwise some
+// take one of them, or none.
+var everything = os.Getenv("KAIROS_TEST_ALL") != ""
+
+// bothFirmwares runs a test under each firmware: where not everything is wanted, under those of the sample.
+func bothFirmwares(t *testing.T, do func(*testing.T, qemu.Firmware), sample ...qemu.Firmware) {
 	for _, f := range []qemu.Firmware{qemu.UEFI, qemu.BIOS} {
 		t.Run(string(f), func(t *testing.T) {
+			if !everything && !slices.Contains(sample, f) {
+				t.Skip("part of `make test-all`")
+			}
 			t.Parallel() // each machine waits now and then
 			do(t, f)
 		})

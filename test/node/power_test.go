@@ -53,7 +53,7 @@ func TestPowerCut(t *testing.T) {
 				cut(t, j, log, c, everyCut || c.name == sample[firmware])
 			})
 		}
-	})
+	}, qemu.UEFI)
 }
 
 // learnAll brings a copy of the disk to where it is between the commands, to know the boot files.

@@ -76,7 +76,7 @@ func TestPowerCutInstallation(t *testing.T) {
 		if !t.Failed() {
 			seesDamage(t, j)
 		}
-	})
+	}, qemu.UEFI, qemu.BIOS)
 }
 
 // blank makes an empty disk.

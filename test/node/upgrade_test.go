@@ -106,7 +106,7 @@ func TestInstallAndUpgrade(t *testing.T) {
 		if s = m.status(); s.Booted.Release != first || !s.Booted.Blessed || s.Passive == nil || s.Passive.Release != second {
 			t.Errorf("status after the rollback: %s", show(s))
 		}
-	})
+	}, qemu.UEFI, qemu.BIOS)
 }
 
 func show(v any) string { return fmt.Sprintf("%+v", v) }
