@@ -33,6 +33,7 @@ build: assets ## the programs, in build/bin
 
 .PHONY: assets
 assets: ## what boots an image: /init, kairos-apply, boot loaders; embedded in the programs
+	@mkdir -p $(BUILD) && echo 'module build // not part of ./...' >$(BUILD)/go.mod
 	scripts/deps mmdebstrap debian-archive-keyring
 	scripts/assets
 
