@@ -390,7 +390,7 @@ func (s *server) ref(m *machine, tag string) string {
 
 // everything has all tests run under both firmwares, for two hours; see `make test-all`. Otherwise some
 // take one of them, or none.
-var everything = os.Getenv("KAIROS_TEST_ALL") != ""
+var everything = os.Getenv("KAIROS_TEST_ALL") != "" || everyCut
 
 // bothFirmwares runs a test under each firmware: where not everything is wanted, under those of the sample.
 func bothFirmwares(t *testing.T, do func(*testing.T, qemu.Firmware), sample ...qemu.Firmware) {

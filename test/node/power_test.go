@@ -22,6 +22,9 @@ var everyCut = os.Getenv("KAIROS_TEST_POWER") == "all"
 // and rebuilds what the disk holds when the power goes at each flush: all that was flushed for sure, of the
 // rest nothing or a part. Each such disk must boot; some do.
 func TestPowerCut(t *testing.T) {
+	if !everything {
+		t.Skip("part of `make test-all`")
+	}
 	image := func(name string) string {
 		return derived(t, name, "RUN head -c 3000000 /dev/urandom > /usr/share/payload && echo "+name+" > /usr/share/version")
 	}
@@ -53,7 +56,7 @@ func TestPowerCut(t *testing.T) {
 				cut(t, j, log, c, everyCut || c.name == sample[firmware])
 			})
 		}
-	}, qemu.UEFI)
+	})
 }
 
 // learnAll brings a copy of the disk to where it is between the commands, to know the boot files.
