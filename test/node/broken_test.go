@@ -33,7 +33,6 @@ func TestBrokenReleases(t *testing.T) {
 			damage: state + `for d in $(grep -o 'sha256:[0-9a-f]*' releases/$ID/release.json | cut -d: -f2 | tail -n 1); do f=$(find blobs -name $d.erofs); dd if=/dev/zero of=$f bs=4096 count=1 conv=notrunc; done`},
 		{name: "systemd-hangs", sample: []qemu.Firmware{qemu.BIOS}, says: "not blessed within",
 			instructions: "RUN printf '[Unit]\\nDefaultDependencies=no\\nBefore=basic.target\\n[Service]\\nType=oneshot\\nTimeoutStartSec=infinity\\nExecStart=/bin/sleep infinity\\n' > /etc/systemd/system/hang.service && mkdir -p /etc/systemd/system/basic.target.requires && ln -s ../hang.service /etc/systemd/system/basic.target.requires/" + cmdline(rootShell(20))},
-		// TestSysvinit has such a check too.
 		{name: "health-fails", instructions: check("echo the disk is missing; exit 3"), says: "health check 10-test: exit status 3"},
 		{name: "health-hangs", instructions: check("sleep 3600") + cmdline(rootShell(90)), says: "health check 10-test did not end in time"},
 		// Under UEFI this one fails: systemd-boot 257 returns to the firmware when it cannot load a file. 258 has
