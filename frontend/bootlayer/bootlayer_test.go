@@ -16,7 +16,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kairos-buildkit/kairos/layout"
-
 	"github.com/kairos-buildkit/kairos/node/units"
 )
 

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -25,7 +24,7 @@ import (
 type process struct {
 	machine  qemu.Machine
 	restarts bool // a reset starts a new QEMU, else it is for the machine's own to handle
-	events   string
+	events   string // path of a socket for QEMU's events
 	port     *net.UnixListener // of the second serial port; nil: there is none
 	out      *io.PipeWriter
 	done     chan struct{} // closed when there is no QEMU any more
@@ -161,5 +160,3 @@ func endedByReset(socket string) (reset bool) {
 func logsWrites(m qemu.Machine) bool {
 	return slices.ContainsFunc(m.Drives, func(d qemu.Drive) bool { return d.WriteLog != "" })
 }
-
-func eventSocket(dir string) string { return filepath.Join(dir, "events") }

@@ -87,7 +87,7 @@ func start(t testing.TB, m qemu.Machine) (*VM, error) {
 		return nil, err
 	}
 	t.Cleanup(func() { log.Close() })
-	p := &process{restarts: !m.NoReboot && !logsWrites(m), events: eventSocket(dir), done: make(chan struct{})}
+	p := &process{restarts: !m.NoReboot && !logsWrites(m), events: filepath.Join(dir, "events"), done: make(chan struct{})}
 	if (m.Arch == "" && runtime.GOARCH == "amd64" || m.Arch == "amd64") && m.Serial2 == "" {
 		m.Serial2 = filepath.Join(dir, "ttyS1")
 		if p.port, err = net.ListenUnix("unix", &net.UnixAddr{Name: m.Serial2}); err != nil {
@@ -249,9 +249,7 @@ func (vm *VM) PowerOn() *VM {
 	for i := range m.Drives {
 		m.Drives[i].WriteLog = ""
 	}
-	if i := slices.Index(m.Args, incoming); i >= 0 {
-		m.Args = slices.Delete(slices.Clone(m.Args), i, i+2)
-	}
+	m.Args = withoutIncoming(m.Args)
 	return Start(vm.t, m)
 }
 
