@@ -23,8 +23,8 @@ import (
 // the page, looks for what to throw away.
 type process struct {
 	machine  qemu.Machine
-	restarts bool // a reset starts a new QEMU, else it is for the machine's own to handle
-	events   string // path of a socket for QEMU's events
+	restarts bool              // a reset starts a new QEMU, else it is for the machine's own to handle
+	events   string            // path of a socket for QEMU's events
 	port     *net.UnixListener // of the second serial port; nil: there is none
 	out      *io.PipeWriter
 	done     chan struct{} // closed when there is no QEMU any more
