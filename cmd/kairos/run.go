@@ -74,7 +74,7 @@ until the login prompt.`,
 	f.BoolVar(&o.cdrom, "cdrom", false, "attach FILE as a CD (default for ISOs)")
 	f.BoolVar(&o.disk, "disk", false, "attach FILE as a disk (default for anything else)")
 	f.StringVarP(&o.memory, "memory", "m", "1g", "memory of the machine")
-	f.IntVar(&o.cpus, "cpus", 2, "processors of the machine")
+	f.IntVar(&o.cpus, "cpus", 0, "processors of the machine (default 2, in software emulation 1)")
 	f.StringArrayVar(&o.drives, "drive", nil, "attach another disk image, raw or qcow2 (repeatable)")
 	f.StringArrayVarP(&o.ports, "publish", "p", nil, "open a port of the machine on the host's loopback address, as HOST:GUEST (repeatable)")
 	f.BoolVar(&o.snapshot, "snapshot", false, "throw away what the machine writes to its disks")

@@ -24,6 +24,17 @@ func (a Accel) option() string {
 	return string(a)
 }
 
+// cpus is how many processors a machine has unless it says otherwise. In software each is
+// a thread of the host, and one that runs code while another patches it may see the patch
+// half done: now and then a Linux 6.12 with two dies early of "Oops: int3" in
+// sched_clock_cpu, under QEMU 7.2.
+func (a Accel) cpus() int {
+	if a == TCG {
+		return 1
+	}
+	return 2
+}
+
 // cpu is the processor model for this accelerator. Linux 6.12 dies of double faults at
 // random under QEMU 7.2's multi-threaded TCG when the processor offers cmpxchg16b.
 func (a Accel) cpu(arch string) string {

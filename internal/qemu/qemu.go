@@ -33,7 +33,7 @@ type Machine struct {
 	Firmware Firmware // default UEFI
 	Accel    Accel    // default Auto
 	Memory   int      // MiB, default 1024
-	CPUs     int      // default 2
+	CPUs     int      // default 2 with KVM and 1 in software, see [Accel]
 
 	Drives []Drive // tried in this order
 	NoNet  bool    // no network card; otherwise user networking, the host's loopback is 10.0.2.2
@@ -76,6 +76,9 @@ func (m Machine) Command(ctx context.Context) (*exec.Cmd, error) {
 	if m.Accel == Auto {
 		m.Accel = detect(ctx, program, m.Arch)
 	}
+	if m.CPUs == 0 {
+		m.CPUs = m.Accel.cpus()
+	}
 	args, err := m.args()
 	if err != nil {
 		return nil, err
@@ -94,9 +97,6 @@ func (m Machine) withDefaults() Machine {
 	}
 	if m.Memory == 0 {
 		m.Memory = 1024
-	}
-	if m.CPUs == 0 {
-		m.CPUs = 2
 	}
 	return m
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,7 +39,7 @@ func TestCommand(t *testing.T) {
 		{Arch: "arm64", Drives: []Drive{cd(""), disk(""), disk(USB), disk(NVMe)}},
 	} {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
-			m.Accel, m.Memory, m.CPUs = TCG, 128, 1
+			m.Accel, m.Memory = TCG, 128
 			m.Vars, m.QMP = filepath.Join(dir, fmt.Sprint("vars", i)), filepath.Join(dir, fmt.Sprint("qmp", i))
 			m.Args = []string{"-S"}
 			cmd, err := m.Command(t.Context())
@@ -77,6 +78,27 @@ func quit(socket string) {
 			return
 		}
 		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// In software a machine has one processor, unless it wants more.
+func TestProcessors(t *testing.T) {
+	for _, tc := range []struct {
+		m    Machine
+		want string
+	}{
+		{Machine{Accel: TCG}, "1"},
+		{Machine{Accel: TCG, CPUs: 4}, "4"},
+		{Machine{Accel: KVM}, "2"},
+	} {
+		tc.m.Firmware = BIOS
+		cmd, err := tc.m.Command(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := cmd.Args[slices.Index(cmd.Args, "-smp")+1]; got != tc.want {
+			t.Errorf("%+v: %s processors, want %s", tc.m, got, tc.want)
+		}
 	}
 }
 

@@ -136,7 +136,7 @@ func bootSector(t *testing.T) string {
 
 func TestMachine(t *testing.T) {
 	disk := Overlay(t, qemu.Drive{Path: bootSector(t)})
-	vm := Start(t, qemu.Machine{Firmware: qemu.BIOS, Memory: 64, CPUs: 1, Drives: []qemu.Drive{disk},
+	vm := Start(t, qemu.Machine{Firmware: qemu.BIOS, Memory: 64, Drives: []qemu.Drive{disk},
 		Forwards: []qemu.Forward{{Host: FreePort(t), Guest: 22}}})
 	vm.Expect("boots\r\n", time.Minute)
 	vm.Send("hello")

@@ -41,7 +41,7 @@ func TestBoot(t *testing.T) {
 			t.Parallel()
 			ssh := vmtest.FreePort(t)
 			vm := vmtest.Start(t, qemu.Machine{
-				Firmware: tc.firmware, CPUs: 1, NoReboot: true, Drives: []qemu.Drive{tc.drive},
+				Firmware: tc.firmware, NoReboot: true, Drives: []qemu.Drive{tc.drive},
 				Forwards: []qemu.Forward{{Host: ssh, Guest: 22}},
 			})
 			if tc.check == nil {
@@ -206,7 +206,7 @@ func TestFlippedByteStopsBoot(t *testing.T) {
 			t.Parallel()
 			iso := copyFile(t, img.iso)
 			flip(t, iso, blob.offset+tc.at())
-			vm := vmtest.Start(t, qemu.Machine{Firmware: qemu.UEFI, CPUs: 1, NoReboot: true, Drives: []qemu.Drive{cdrom(iso)}})
+			vm := vmtest.Start(t, qemu.Machine{Firmware: qemu.UEFI, NoReboot: true, Drives: []qemu.Drive{cdrom(iso)}})
 			vm.WaitOff(vmtest.BootTimeout) // it restarts, which this machine takes for switching off
 			out := vm.Output()
 			if strings.Contains(out, "login: ") {
