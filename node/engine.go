@@ -212,7 +212,7 @@ func (e *engine) registryImage(ctx context.Context, src Source, arch string, o R
 	resolver := o.resolver(ctx)
 	name, desc, err := resolver.Resolve(ctx, ref)
 	if err != nil {
-		return nil, fmt.Errorf("find %s: %w", ref, err)
+		return nil, fmt.Errorf("find %s: %w%s", ref, err, clockHint(err))
 	}
 	fetcher, err := resolver.Fetcher(ctx, name)
 	if err != nil {

@@ -2,12 +2,15 @@ package node
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -41,6 +44,17 @@ func (o RegistryOptions) resolver(ctx context.Context) remotes.Resolver {
 			Credentials: func(host string) (string, string, error) { return credentials(files, host) },
 		}),
 	})
+}
+
+// clockHint says what to do where a registry's certificate is refused because this machine's clock is
+// before the certificate's time, as it is in 1970 on a machine without a battery.
+func clockHint(err error) string {
+	var invalid x509.CertificateInvalidError
+	now := time.Now()
+	if !errors.As(err, &invalid) || invalid.Reason != x509.Expired || !now.Before(invalid.Cert.NotBefore) {
+		return ""
+	}
+	return fmt.Sprintf(": the clock of this machine says %s: set it (timedatectl, or a time server)", now.Format(time.DateTime))
 }
 
 // credentials finds a user and a secret for a registry. None is no error.

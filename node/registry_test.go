@@ -3,12 +3,21 @@ package node
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	crand "crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
+	"math/big"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -188,6 +197,49 @@ func TestHostsTomlAndCredentials(t *testing.T) {
 	}
 	if r.Release != b.id {
 		t.Errorf("release %s, want %s", r.Release, b.id)
+	}
+}
+
+// To a clock in the past, every certificate is one of the future. Everything but TLS works with it.
+func TestClockInThePast(t *testing.T) {
+	a, b, _ := threeImages(t)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().AddDate(56, 0, 0), NotAfter: time.Now().AddDate(57, 0, 0), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(crand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(&fakeRegistry{dir: b.dir})
+	srv.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS()
+	defer srv.Close()
+	addr := strings.TrimPrefix(srv.URL, "https://")
+	conf := t.TempDir()
+	host := filepath.Join(conf, addr)
+	if err := os.MkdirAll(host, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ca := filepath.Join(host, "ca.crt")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	toml := fmt.Sprintf("server = %q\nca = %q\n", srv.URL, ca)
+	if err := os.WriteFile(filepath.Join(host, "hosts.toml"), []byte(toml), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	disk := t.TempDir()
+	m := install(t, disk, "uefi", t.TempDir(), a)
+	_, err = m.Upgrade(t.Context(), UpgradeOptions{Source: Source{Registry, addr + "/os:v2"}, Registry: RegistryOptions{HostsDir: conf}})
+	if err == nil || !strings.Contains(err.Error(), "the clock of this machine says "+time.Now().Format(time.DateOnly)) {
+		t.Errorf("got %v", err)
+	}
+	if order, err := bootable(disk, "uefi"); err != nil || order[0].ID != a.id {
+		t.Errorf("boots %v, %v", order, err)
 	}
 }
 
