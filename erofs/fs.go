@@ -221,15 +221,20 @@ func (d *openDir) ReadDir(count int) ([]fs.DirEntry, error) {
 			}
 		}
 	}
-	n := len(d.ready)
+	return takeEntries(&d.ready, count)
+}
+
+// takeEntries takes what one call of [fs.ReadDirFile.ReadDir] returns off the front of a list.
+func takeEntries(ready *[]fs.DirEntry, count int) ([]fs.DirEntry, error) {
+	n := len(*ready)
 	if count > 0 {
 		n = min(n, count)
+		if n == 0 {
+			return nil, io.EOF
+		}
 	}
-	list := d.ready[:n:n]
-	d.ready = d.ready[n:]
-	if count > 0 && n == 0 {
-		return nil, io.EOF
-	}
+	list := (*ready)[:n:n]
+	*ready = (*ready)[n:]
 	return list, nil
 }
 

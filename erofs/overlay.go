@@ -76,48 +76,21 @@ func (p *place) found() (*place, error) {
 	return p, nil
 }
 
+func (p *place) isDir() bool     { return p.info.IsDir() }
+func (p *place) isSymlink() bool { return p.info.Mode()&fs.ModeSymlink != 0 }
+
+func (p *place) child(name string) (*place, error) {
+	return merge(p.layers, path.Join(p.name, name))
+}
+
+func (p *place) readlink() (string, error) { return fs.ReadLink(p.layers[0], p.name) }
+
 func (o *OverlayFS) walk(name string, follow bool) (*place, error) {
 	root, err := merge(o.layers, ".")
 	if err != nil {
 		return nil, err
 	}
-	up := []*place{root}
-	rest := strings.Split(name, "/")
-	for links := 0; len(rest) > 0; {
-		at := up[len(up)-1]
-		part := rest[0]
-		rest = rest[1:]
-		if !at.info.IsDir() {
-			return nil, errNotDir
-		}
-		switch part {
-		case "", ".":
-			continue
-		case "..":
-			up = up[:max(1, len(up)-1)]
-			continue
-		}
-		next, err := merge(at.layers, path.Join(at.name, part))
-		if err != nil {
-			return nil, err
-		}
-		if next.info.Mode()&fs.ModeSymlink == 0 || len(rest) == 0 && !follow {
-			up = append(up, next)
-			continue
-		}
-		if links++; links > maxLinks {
-			return nil, errLoop
-		}
-		target, err := fs.ReadLink(next.layers[0], next.name)
-		if err != nil {
-			return nil, err
-		}
-		if strings.HasPrefix(target, "/") {
-			up = up[:1]
-		}
-		rest = append(strings.Split(target, "/"), rest...)
-	}
-	return up[len(up)-1], nil
+	return resolve(root, name, follow, (*place).child, (*place).readlink)
 }
 
 func (o *OverlayFS) find(op, name string, follow bool) (*place, error) {
@@ -247,16 +220,7 @@ func (d *overlayDir) ReadDir(count int) ([]fs.DirEntry, error) {
 		}
 		d.begun = true
 	}
-	n := len(d.list)
-	if count > 0 {
-		n = min(n, count)
-	}
-	list := d.list[:n:n]
-	d.list = d.list[n:]
-	if count > 0 && n == 0 {
-		return nil, io.EOF
-	}
-	return list, nil
+	return takeEntries(&d.list, count)
 }
 
 // A file opened through a symbolic link has the link's name.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -154,47 +153,15 @@ func (f *FS) walk(name string, follow bool) (*inode, error) {
 	if !root.isDir() {
 		return nil, fmt.Errorf("root: %w", ErrCorrupt)
 	}
-	up := []*inode{root}
-	rest := strings.Split(name, "/")
-	for links := 0; len(rest) > 0; {
-		n := up[len(up)-1]
-		part := rest[0]
-		rest = rest[1:]
-		if !n.isDir() {
-			return nil, errNotDir
-		}
-		switch part {
-		case "", ".":
-			continue
-		case "..":
-			up = up[:max(1, len(up)-1)]
-			continue
-		}
-		nid, err := f.lookup(n, part)
-		if err != nil {
-			return nil, err
-		}
-		next, err := f.inode(nid)
-		if err != nil {
-			return nil, err
-		}
-		if !next.isSymlink() || len(rest) == 0 && !follow {
-			up = append(up, next)
-			continue
-		}
-		if links++; links > maxLinks {
-			return nil, errLoop
-		}
-		target, err := f.readlink(next)
-		if err != nil {
-			return nil, err
-		}
-		if strings.HasPrefix(target, "/") {
-			up = up[:1]
-		}
-		rest = append(strings.Split(target, "/"), rest...)
+	return resolve(root, name, follow, f.child, f.readlink)
+}
+
+func (f *FS) child(dir *inode, name string) (*inode, error) {
+	nid, err := f.lookup(dir, name)
+	if err != nil {
+		return nil, err
 	}
-	return up[len(up)-1], nil
+	return f.inode(nid)
 }
 
 var (
