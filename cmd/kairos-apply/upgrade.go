@@ -35,6 +35,24 @@ func (a *app) work(ctx context.Context, wait time.Duration, do func(*node.Machin
 	})
 }
 
+// activate runs do, which makes a release boot next, shows its progress and its result, and restarts
+// the machine where that is wanted.
+func (a *app) activate(ctx context.Context, reboot bool, do func(*node.Machine, node.Progress) (node.Result, error)) error {
+	err := a.work(ctx, 0, func(m *node.Machine) error {
+		p := a.progress()
+		r, err := do(m, p.show)
+		p.end()
+		if err != nil {
+			return err
+		}
+		return a.printResult(r, "is active already")
+	})
+	if err != nil || !reboot || private() {
+		return err
+	}
+	return node.Restart(ctx)
+}
+
 func (a *app) upgrade() *cobra.Command {
 	var o node.UpgradeOptions
 	var reboot bool
@@ -70,20 +88,10 @@ boots next than before), removed (releases that no role needs any more).
 			if o.Source, err = node.ParseSource(args[0]); err != nil {
 				return &usageError{err}
 			}
-			err = a.work(c.Context(), 0, func(m *node.Machine) error {
-				p := a.progress()
-				o.Progress = p.show
-				r, err := m.Upgrade(c.Context(), o)
-				p.end()
-				if err != nil {
-					return err
-				}
-				return a.printResult(r, "is active already")
+			return a.activate(c.Context(), reboot, func(m *node.Machine, p node.Progress) (node.Result, error) {
+				o.Progress = p
+				return m.Upgrade(c.Context(), o)
 			})
-			if err != nil || !reboot || private() {
-				return err
-			}
-			return node.Restart(c.Context())
 		},
 	}
 	c.Flags().BoolVar(&o.Recovery, "recovery", false, "upgrade the recovery system instead")
@@ -111,19 +119,9 @@ With -o json the output is one object: release, version, changed, removed.
 			if len(args) > 0 {
 				id = args[0]
 			}
-			err := a.work(c.Context(), 0, func(m *node.Machine) error {
-				p := a.progress()
-				r, err := m.Rollback(c.Context(), id, p.show)
-				p.end()
-				if err != nil {
-					return err
-				}
-				return a.printResult(r, "is active already")
+			return a.activate(c.Context(), reboot, func(m *node.Machine, p node.Progress) (node.Result, error) {
+				return m.Rollback(c.Context(), id, p)
 			})
-			if err != nil || !reboot || private() {
-				return err
-			}
-			return node.Restart(c.Context())
 		},
 	}
 	c.Flags().BoolVar(&reboot, "reboot", false, "restart the machine afterwards")
