@@ -106,6 +106,13 @@ func TestInstallAndUpgrade(t *testing.T) {
 		if s = m.status(); s.Booted.Release != first || !s.Booted.Blessed || s.Passive == nil || s.Passive.Release != second {
 			t.Errorf("status after the rollback: %s", show(s))
 		}
+
+		// A node without a battery begins in 1970.
+		m.Check("date -u -s @86400")
+		m.apply("upgrade " + reg.ref(m, "v2"))
+		if s = m.status(); s.Booted.Release != first || s.Active.Release != second || s.Active.TriesLeft != 3 {
+			t.Errorf("status after an upgrade in 1970: %s", show(s))
+		}
 	}, qemu.UEFI, qemu.BIOS)
 }
 
