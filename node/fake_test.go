@@ -35,8 +35,12 @@ const (
 // fakeMachine is a machine whose disk is a folder.
 func fakeMachine(t testing.TB, disk string, firmware, booted, cache string, d *durable.FS) *Machine {
 	t.Helper()
+	root := t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "run"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	return &Machine{
-		Boot: layout.Boot{Release: booted, Role: layout.RoleSystem, Firmware: firmware}, Root: t.TempDir(), FS: d,
+		Boot: layout.Boot{Release: booted, Role: layout.RoleSystem, Firmware: firmware}, Root: root, FS: d,
 		State: store.NewOn(filepath.Join(disk, stateDir), d), Recovery: store.NewOn(filepath.Join(disk, recoveryDir), d),
 		ESP:   &ESP{Dir: filepath.Join(disk, espDir), BIOS: firmware == "bios", FS: d},
 		OEM:   filepath.Join(disk, oemDir),

@@ -2,12 +2,37 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// restartWanted is where Debian's packages say that the machine wants a restart, and where tools that restart
+// nodes one after the other look for that (kured, needrestart).
+const restartWanted = "run/reboot-required"
+
+// RestartWanted says whether another release than the running one boots next on the machine with this root.
+func RestartWanted(root string) bool {
+	_, err := os.Stat(filepath.Join(root, restartWanted))
+	return err == nil
+}
+
+func (m *Machine) wantRestart(want bool) error {
+	name := m.path(restartWanted)
+	if want {
+		return os.WriteFile(name, []byte("*** System restart required ***\n"), 0o644)
+	}
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
 
 // Restart restarts the machine in order, through its init. Where that does nothing, the
 // kernel is asked after a minute.

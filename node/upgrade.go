@@ -19,6 +19,8 @@ import (
 type UpgradeOptions struct {
 	Source   Source
 	Recovery bool // the recovery system instead of the active one
+	// UnlessFailed refuses a release that used up its tries here, and is still known for that.
+	UnlessFailed bool
 	// Containerd is the address of a running daemon that does the fetching. Empty: its parts in
 	// this process.
 	Containerd string
@@ -71,6 +73,11 @@ func (m *Machine) Upgrade(ctx context.Context, o UpgradeOptions) (r Result, err 
 	if err != nil {
 		return r, err
 	}
+	if o.UnlessFailed {
+		if err := m.refuseFailed(slots, r); err != nil {
+			return r, err
+		}
+	}
 	if active, ok := slots.Active(); ok && active.ID == r.Release && m.complete(m.State, r.Release) {
 		r.Removed, err = m.finish(ctx, e, r.Release, o.Progress)
 		return r, err
@@ -95,9 +102,26 @@ func (m *Machine) Upgrade(ctx context.Context, o UpgradeOptions) (r Result, err 
 	return r, err
 }
 
-// finish does what follows on the commit: the release's boot loader, and what is not needed
-// any more. A run that was cut off may have left it to the next one.
+func (m *Machine) refuseFailed(slots Slots, r Result) error {
+	for _, e := range slots.Failed() {
+		if e.ID != r.Release {
+			continue
+		}
+		reason := "it used up its tries"
+		if f := slot(m.State, e).Failure; f != nil && f.Reason != "" {
+			reason = f.Reason
+		}
+		return refuse("release %s (%s) has failed on this node: %s. Upgrade without --unless-failed to try it again", r.Release, r.Version, reason)
+	}
+	return nil
+}
+
+// finish does what follows on the commit: that it takes a restart, the release's boot loader, and what is not
+// needed any more. A run that was cut off may have left it to the next one.
 func (m *Machine) finish(ctx context.Context, e *engine, id string, progress Progress) ([]string, error) {
+	if err := m.wantRestart(id != m.booted()); err != nil {
+		return nil, err
+	}
 	release, err := m.State.Release(id)
 	if err != nil {
 		return nil, err

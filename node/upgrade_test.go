@@ -21,8 +21,8 @@ func TestUpgradeAndFallBack(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if r.Release != b.id || !r.Changed || r.Version != "v1" {
-				t.Errorf("result %+v", r)
+			if r.Release != b.id || !r.Changed || r.Version != "v1" || !RestartWanted(m.Root) {
+				t.Errorf("result %+v, restart wanted: %v", r, RestartWanted(m.Root))
 			}
 			order, err := bootable(disk, firmware)
 			if err != nil {
@@ -43,6 +43,12 @@ func TestUpgradeAndFallBack(t *testing.T) {
 			}
 			if s.Active.Release != a.id || len(s.Failed) != 1 || s.Failed[0].Release != b.id || s.Failed[0].TriesUsed != 3 {
 				t.Errorf("status %+v", s)
+			}
+			// Who repeats the command by himself does not try it again.
+			_, err = m.Upgrade(t.Context(), UpgradeOptions{Source: b.source(), UnlessFailed: true})
+			var refused *RefusedError
+			if !errors.As(err, &refused) || !strings.Contains(err.Error(), "has failed on this node") {
+				t.Errorf("upgrade to a release that failed: %v", err)
 			}
 			// The next upgrade removes the failed one, keeps the booted one, brings its loader.
 			r, err = m.Upgrade(t.Context(), UpgradeOptions{Source: c.source()})
@@ -71,6 +77,10 @@ func TestUpgradeAndFallBack(t *testing.T) {
 			order, err = bootable(disk, firmware)
 			if err != nil || len(order) != 3 || order[0].ID != a.id || order[0].Left != layout.Tries || order[1].ID != c.id {
 				t.Errorf("boots %v, %v", order, err)
+			}
+			// To the one that runs: there is nothing to restart for any more.
+			if _, err := m.Rollback(t.Context(), c.id, nil); err != nil || RestartWanted(m.Root) {
+				t.Errorf("rollback to the running release: %v, restart wanted: %v", err, RestartWanted(m.Root))
 			}
 			noLeftovers(t, disk)
 		})

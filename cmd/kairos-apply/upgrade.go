@@ -36,7 +36,7 @@ func (a *app) work(ctx context.Context, wait time.Duration, do func(*node.Machin
 }
 
 // activate runs do, which makes a release boot next, shows its progress and its result, and restarts
-// the machine where that is wanted.
+// the machine if so asked, unless that release runs already.
 func (a *app) activate(ctx context.Context, reboot bool, do func(*node.Machine, node.Progress) (node.Result, error)) error {
 	err := a.work(ctx, 0, func(m *node.Machine) error {
 		p := a.progress()
@@ -47,7 +47,7 @@ func (a *app) activate(ctx context.Context, reboot bool, do func(*node.Machine, 
 		}
 		return a.printResult(r, "is active already")
 	})
-	if err != nil || !reboot || private() {
+	if err != nil || !reboot || private() || !node.RestartWanted("/") {
 		return err
 	}
 	return node.Restart(ctx)
@@ -63,7 +63,9 @@ func (a *app) upgrade() *cobra.Command {
 healthy (see bless). If it does not, the boot loader goes back to the release that runs now.
 
 Only layers that the node does not have are fetched and written. Interrupted at any point,
-the node boots what it booted before, and the same command works again.
+the node boots what it booted before, and the same command works again. Until the machine is
+restarted /run/reboot-required is there. A caller that repeats the command by itself, such as a
+cluster, wants --unless-failed: without it a release that fails is tried again each time.
 
 ` + node.SourceHelp + `
 Registries are reached as /etc/containerd/certs.d says (containerd's hosts.toml: mirrors, CAs,
@@ -94,8 +96,9 @@ boots next than before), removed (releases that no role needs any more).
 			})
 		},
 	}
+	c.Flags().BoolVar(&o.UnlessFailed, "unless-failed", false, "refuse a release that has failed on this node before")
 	c.Flags().BoolVar(&o.Recovery, "recovery", false, "upgrade the recovery system instead")
-	c.Flags().BoolVar(&reboot, "reboot", false, "restart the machine afterwards")
+	c.Flags().BoolVar(&reboot, "reboot", false, "restart the machine afterwards, unless the release runs already")
 	c.Flags().StringVar(&o.Containerd, "containerd", "", "let the containerd at this `ADDRESS` fetch and keep the layers")
 	c.Flags().StringVar(&o.Namespace, "namespace", "", "namespace of that containerd (default kairos)")
 	c.Flags().StringVar(&o.Registry.HostsDir, "hosts-dir", "", "folder with a hosts.toml for each registry (default /etc/containerd/certs.d)")
@@ -124,7 +127,7 @@ With -o json the output is one object: release, version, changed, removed.
 			})
 		},
 	}
-	c.Flags().BoolVar(&reboot, "reboot", false, "restart the machine afterwards")
+	c.Flags().BoolVar(&reboot, "reboot", false, "restart the machine afterwards, unless the release runs already")
 	return c
 }
 
