@@ -21,7 +21,7 @@ const (
 
 // FormatVersion changes whenever Convert makes other bytes of the same input. It is part
 // of what a cache of images must be keyed by.
-const FormatVersion = 1
+const FormatVersion = 2
 
 // Compression names how files' contents are stored.
 type Compression string

@@ -216,6 +216,29 @@ func (l *limited) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
+// A kernel lies in the image as it is, whatever of it could be compressed: a boot loader may read it there.
+func TestProgramsOfFirmwareAreInOnePiece(t *testing.T) {
+	for _, c := range []struct {
+		start string
+		whole bool
+	}{{"MZ", true}, {"ZM", false}} {
+		var b bytes.Buffer
+		content := []byte(c.start + strings.Repeat("a kernel's setup code, and zeros\x00", 20_000))
+		w := tar.NewWriter(&b)
+		if err := w.WriteHeader(&tar.Header{Name: "vmlinuz", Size: int64(len(content))}); err != nil {
+			t.Fatal(err)
+		}
+		w.Write(content)
+		w.Close()
+		for _, o := range []erofs.Options{{Compression: erofs.Zstd}, {Compression: erofs.LZ4}} {
+			// Its end may be with the inode.
+			if got := bytes.Contains(convert(t, bytes.NewReader(b.Bytes()), o), content[:len(content)/4096*4096]); got != c.whole {
+				t.Errorf("%s, %s: in one piece: %v", optionName(o), c.start, got)
+			}
+		}
+	}
+}
+
 // The UUID tells images apart, and is the same for the same image.
 func TestUUIDFollowsContent(t *testing.T) {
 	uuids := map[string]string{}

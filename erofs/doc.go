@@ -29,8 +29,8 @@
 //   - chunks of 64 KiB and more, some of which are holes: sparse files, and in an
 //     uncompressed image zeros;
 //   - compressed extents: chunks of 128 KiB to 1 MiB of the file, each compressed by
-//     itself into whole blocks, or left as it is where that saves no block. A chunk
-//     that occurs again is stored once;
+//     itself into whole blocks, or left as it is where that saves no block, and in programs
+//     for UEFI. A chunk that occurs again is stored once;
 //   - in the packed inode, a file without a name whose content is all small files, in
 //     compressed extents. No small file crosses an extent. A file that occurs again is
 //     stored once.

@@ -1,6 +1,7 @@
 package erofs
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"io"
@@ -51,6 +52,7 @@ type chunk struct {
 	in   []byte
 	out  []byte // compressed; empty where that does not save a block
 	raw  bool   // of a sparse file: neither compressed nor shared, left out when zero
+	asIs bool   // not to be compressed
 	sum  [sha256.Size]byte
 	done chan struct{}
 }
@@ -96,9 +98,15 @@ func (s *zipStore) store(ctx context.Context, r io.Reader, size int64, sparse bo
 	return d, s.cut(ctx, r, d, size, s.codec.chunk, s.codec.most)
 }
 
+// executable begins the programs of UEFI and DOS: kernels, unified kernel images, boot loaders. They are kept as they are:
+// what there is to gain in them, they have compressed themselves, and in one piece they can be shared with a file
+// system that firmware reads.
+var executable = []byte("MZ")
+
 // cut sends a file off in chunks of n bytes, the last of which has up to most.
 func (s *zipStore) cut(ctx context.Context, r io.Reader, d *fileData, size int64, n, most int) error {
-	for size > 0 {
+	asIs := false
+	for first := true; size > 0; first = false {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -111,6 +119,10 @@ func (s *zipStore) cut(ctx context.Context, r io.Reader, d *fileData, size int64
 			s.free <- c
 			return err
 		}
+		if first {
+			asIs = bytes.HasPrefix(c.in, executable)
+		}
+		c.asIs = asIs
 		s.send(c)
 		size -= int64(n)
 	}
@@ -160,7 +172,7 @@ func (s *zipStore) take(d *fileData, n int) *chunk {
 	if c.in == nil {
 		c.in = make([]byte, s.codec.most)
 	}
-	c.data, c.in, c.raw = d, c.in[:n], false
+	c.data, c.in, c.raw, c.asIs = d, c.in[:n], false, false
 	return c
 }
 
@@ -192,7 +204,7 @@ func (s *zipStore) compress() {
 				c.sum = sha256.Sum256(c.in)
 			}
 			// If it is not written now, it may be by the time that it would be.
-			if _, written := s.find(c); !written && !looksRandom(c.in) {
+			if _, written := s.find(c); !written && !c.asIs && !looksRandom(c.in) {
 				c.out = z.compress(c.out, c.in)
 			}
 			if blocksOf(len(c.out)) >= blocksOf(len(c.in)) {
