@@ -11,7 +11,7 @@ import (
 //
 //	boot sector · FAT32: FSInfo, copy of both at sector 6 · 2 FATs · FAT16: root folder · clusters
 //
-// Every file is contiguous. Microsoft, "FAT32 File System Specification" 1.03.
+// Every file is contiguous, but for what it shares with the file beside. Microsoft, "FAT32 File System Specification" 1.03.
 type FAT struct {
 	Label  string // volume label, at most 11 characters
 	Serial uint32 // volume serial number
@@ -22,6 +22,10 @@ type FAT struct {
 	Hidden uint32
 	Time   time.Time // of all files; from 1980 to 2107, in steps of two seconds
 	Files  []File
+	// Beside is a file that lies in one run behind the others without being in a folder, for another file system that
+	// has it at the same place. A cluster that a file of the volume has in common with it is there only; its others
+	// are marked bad, so that nothing is written there. Files are then opened more than once.
+	Beside *File
 }
 
 const (
@@ -33,6 +37,7 @@ const (
 	maxFATFile  = 1<<32 - 1
 	maxCluster  = 32 << 10
 	fatEnd      = 0x0fffffff
+	fatBad      = 0x0ffffff7
 	fatReserved = 2 // entries at the beginning of the FAT that belong to no cluster
 )
 
@@ -97,11 +102,15 @@ func (f FAT) image() (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	g, err := f.size(root)
+	runs, err := f.runs(root)
 	if err != nil {
 		return nil, err
 	}
-	v := &fatVolume{FAT: f, fatGeometry: g, first: map[*node]uint32{}, fat: make([]uint32, g.clusters+fatReserved)}
+	g, err := f.size(root, runs)
+	if err != nil {
+		return nil, err
+	}
+	v := &fatVolume{FAT: f, fatGeometry: g, runs: runs, fat: make([]uint32, g.clusters+fatReserved)}
 	v.fat[0], v.fat[1] = 0x0ffffff8, fatEnd
 	if err := v.allocate(root); err != nil {
 		return nil, err
@@ -111,10 +120,14 @@ func (f FAT) image() (*Image, error) {
 	for i := range int64(2) {
 		m.addBytes((g.reserved+i*g.fatSectors)*fatSector, "FAT", v.table())
 	}
+	if f.Beside != nil {
+		m.add(v.offset(v.beside), f.Beside.extent())
+		m.addPart(f.Beside.Path, Part{v.offset(v.beside), f.Beside.Size})
+	}
 	var failed error
 	root.walk(func(n *node) {
 		if !n.dir() {
-			m.add(v.offset(v.first[n]), n.extent())
+			v.addFile(m, n)
 			return
 		}
 		b, err := v.folder(n)
@@ -135,18 +148,21 @@ func (f FAT) image() (*Image, error) {
 }
 
 // size chooses the geometry: the given size, or the smallest that fits.
-func (f FAT) size(root *node) (fatGeometry, error) {
+func (f FAT) size(root *node, runs map[*node][]fatRun) (fatGeometry, error) {
 	if f.Size > 0 {
 		if f.Size%fatSector != 0 {
 			return fatGeometry{}, fmt.Errorf("size %d is not a multiple of %d", f.Size, fatSector)
 		}
 		// 4 KiB clusters where they give a valid number of them, as mkfs.fat has them.
 		for _, cluster := range []int64{4096, 8192, 16384, maxCluster, 2048, 1024, 512} {
+			if f.Beside != nil && cluster != besideCluster {
+				continue
+			}
 			g, err := geometry(f.Size/fatSector, cluster)
 			if err != nil {
 				continue
 			}
-			if need := clusters(root, g); need > g.clusters {
+			if need := f.need(root, runs, g); need > g.clusters {
 				return g, fmt.Errorf("the files need %d bytes, the file system has %d", need*cluster, g.clusters*cluster)
 			}
 			return g, nil
@@ -155,14 +171,17 @@ func (f FAT) size(root *node) (fatGeometry, error) {
 	}
 	// Grow from the size of the content alone until all fits beside the tables.
 	for cluster := int64(2048); ; cluster *= 2 {
-		need := max(clusters(root, fatGeometry{cluster: cluster}), fat16Min)
-		if need > fat16Max && cluster < maxCluster {
+		if f.Beside != nil {
+			cluster = besideCluster
+		}
+		need := max(f.need(root, runs, fatGeometry{cluster: cluster}), fat16Min)
+		if need > fat16Max && cluster < maxCluster && f.Beside == nil {
 			continue
 		}
 		total := need * cluster / fatSector
 		for {
 			g, err := geometry(total, cluster)
-			if err == nil && clusters(root, g) <= g.clusters {
+			if err == nil && f.need(root, runs, g) <= g.clusters {
 				return g, nil
 			}
 			if total*fatSector > 1<<41 {
@@ -173,11 +192,19 @@ func (f FAT) size(root *node) (fatGeometry, error) {
 	}
 }
 
-// clusters counts the clusters that the tree takes.
-func clusters(root *node, g fatGeometry) int64 {
+// need counts the clusters that the tree takes, and the file beside it.
+func (f FAT) need(root *node, runs map[*node][]fatRun, g fatGeometry) int64 {
 	count := int64(0)
+	if f.Beside != nil {
+		count = align(f.Beside.Size, g.cluster) / g.cluster
+	}
 	root.walk(func(n *node) {
 		size := n.Size
+		for _, r := range runs[n] {
+			if r.beside >= 0 {
+				size -= r.size
+			}
+		}
 		if n.dir() {
 			if n == root && !g.fat32 {
 				return

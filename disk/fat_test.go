@@ -2,6 +2,7 @@ package disk
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"testing"
@@ -61,6 +62,55 @@ func TestFAT(t *testing.T) {
 				t.Error(out)
 			}
 		})
+	}
+}
+
+// What the files have in common with a file beside them is there once, and both read whole.
+func TestFATSharesClustersWithTheFileBeside(t *testing.T) {
+	uki, blob := make([]byte, 9_000_001), make([]byte, 12_000_000/4096*4096)
+	rand.NewChaCha8([32]byte{1}).Read(uki)
+	rand.NewChaCha8([32]byte{2}).Read(blob)
+	copy(blob[100*4096:], uki[3*4096:][:1000*4096])   // in one piece
+	copy(blob[1500*4096:], uki[1200*4096:][:50*4096]) // and another one
+	copy(blob[1600*4096:], uki[1220*4096:][:5*4096])  // of which a part is there twice
+	beside := Bytes("layer", blob)
+	f := FAT{Label: "COS_GRUB", Time: testTime, Beside: &beside, Files: []File{
+		Bytes("EFI/BOOT/BOOTX64.EFI", uki), Bytes("copy", uki[3*4096:][:2*4096]), Bytes("empty", nil), Bytes("other", content("other", 10_000)),
+	}}
+	img := write(t, f.Image)
+	tool(t, "fsck.vfat", "-n", img)
+	for _, f := range f.Files {
+		var want bytes.Buffer
+		r, _ := f.Open()
+		want.ReadFrom(r)
+		if got := tool(t, "mtype", "-i", img, "::"+f.Path); got != want.String() {
+			t.Errorf("%s: got %d bytes, want %d", f.Path, len(got), want.Len())
+		}
+	}
+	b, err := os.ReadFile(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := f.Image()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if parts := m.Parts("layer", 0, int64(len(blob))); len(parts) != 1 || !bytes.Equal(b[parts[0].At:][:len(blob)], blob) {
+		t.Errorf("the file beside is not at %v", parts)
+	}
+	var joined []byte
+	parts := m.Parts("EFI/BOOT/BOOTX64.EFI", 2*4096, 1300*4096)
+	for _, p := range parts {
+		joined = append(joined, b[p.At:][:p.Size]...)
+	}
+	if !bytes.Equal(joined, uki[2*4096:][:1300*4096]) || len(parts) != 5 {
+		t.Errorf("parts %v", parts)
+	}
+	if m.Parts("EFI/BOOT/BOOTX64.EFI", 1, int64(len(uki))) != nil || m.Parts("no such file", 0, 1) != nil {
+		t.Error("there are parts of what is not there")
+	}
+	if most := len(blob) + len(uki) - 1050*4096 + 200_000; len(b) > most {
+		t.Errorf("%d bytes, want %d at most", len(b), most)
 	}
 }
 

@@ -11,42 +11,103 @@ import (
 type fatVolume struct {
 	FAT
 	fatGeometry
-	fat   []uint32         // the chain of clusters
-	first map[*node]uint32 // first cluster of each file and folder, 0 where empty
-	next  uint32           // first free cluster
+	fat    []uint32           // the chain of clusters
+	runs   map[*node][]fatRun // what files are made of, where they may share clusters
+	own    map[*node]uint32   // first cluster of those that a file or folder has for itself
+	first  map[*node]uint32   // first cluster of each file and folder, 0 where empty
+	next   uint32             // first free cluster
+	beside uint32             // first cluster of the file beside
 }
 
-// allocate gives every file and folder its clusters, all in one run.
+// allocate gives every file and folder its clusters: its own are one run.
 func (v *fatVolume) allocate(root *node) error {
 	v.next = fatReserved
+	v.first, v.own = map[*node]uint32{}, map[*node]uint32{}
+	var nodes []*node // that have clusters
 	var failed error
 	root.walk(func(n *node) {
-		size := n.Size
-		if n.dir() {
-			size = folderSize(n)
-			if n == root && !v.fat32 {
-				if size > fat16Root*dirEntry {
-					failed = fmt.Errorf("too many names in the root folder")
-				}
-				return
+		if n == root && !v.fat32 {
+			if folderSize(n) > fat16Root*dirEntry {
+				failed = fmt.Errorf("too many names in the root folder")
+			}
+			return
+		}
+		if !n.dir() && n.Size > maxFATFile {
+			failed = fmt.Errorf("%s: %d bytes: FAT cannot hold a file of 4 GiB or more", n.path(), n.Size)
+			return
+		}
+		if n.dir() || n.Size > 0 {
+			nodes = append(nodes, n)
+		}
+		v.own[n] = v.next
+		for _, r := range v.runsOf(n) {
+			if r.beside < 0 {
+				v.next += v.count(r.size)
 			}
 		}
-		if size > maxFATFile {
-			failed = fmt.Errorf("%s: %d bytes: FAT cannot hold a file of 4 GiB or more", n.path(), size)
-			return
-		}
-		count := uint32(align(size, v.cluster) / v.cluster)
-		if count == 0 {
-			return
-		}
-		v.first[n] = v.next
-		for i := range count {
-			v.fat[v.next+i] = v.next + i + 1
-		}
-		v.next += count
-		v.fat[v.next-1] = fatEnd
 	})
-	return failed
+	if failed != nil {
+		return failed
+	}
+	if v.Beside != nil {
+		v.beside = v.next
+		for range v.count(v.Beside.Size) {
+			v.fat[v.next] = fatBad
+			v.next++
+		}
+	}
+	for _, n := range nodes {
+		last := uint32(0)
+		v.eachRun(n, func(cluster uint32, r fatRun) {
+			for i := range v.count(r.size) {
+				if last == 0 {
+					v.first[n] = cluster
+				} else {
+					v.fat[last] = cluster + i
+				}
+				last = cluster + i
+			}
+		})
+		v.fat[last] = fatEnd
+	}
+	return nil
+}
+
+// count is how many clusters a number of bytes takes.
+func (v *fatVolume) count(size int64) uint32 { return uint32(align(size, v.cluster) / v.cluster) }
+
+// runsOf returns what a file or folder is made of.
+func (v *fatVolume) runsOf(n *node) []fatRun {
+	switch {
+	case n.dir():
+		return []fatRun{{size: folderSize(n), beside: -1}}
+	case v.runs != nil:
+		return v.runs[n]
+	}
+	return []fatRun{{size: n.Size, beside: -1}}
+}
+
+// eachRun calls do for each of them, with the cluster where it begins.
+func (v *fatVolume) eachRun(n *node, do func(cluster uint32, r fatRun)) {
+	own := v.own[n]
+	for _, r := range v.runsOf(n) {
+		if r.beside >= 0 {
+			do(v.beside+uint32(r.beside/v.cluster), r)
+			continue
+		}
+		do(own, r)
+		own += v.count(r.size)
+	}
+}
+
+// addFile writes what a file has for itself, and notes where all of it is.
+func (v *fatVolume) addFile(m *Image, n *node) {
+	v.eachRun(n, func(cluster uint32, r fatRun) {
+		if r.beside < 0 {
+			m.add(v.offset(cluster), r.content(n.File))
+		}
+		m.addPart(n.Path, Part{v.offset(cluster), r.size})
+	})
 }
 
 // offset returns where a cluster is, in bytes.

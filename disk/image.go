@@ -14,7 +14,11 @@ import (
 type Image struct {
 	Size    int64
 	extents []extent
+	files   map[string][]Part // of a file system
 }
+
+// Part is a part of a file in an image, in bytes.
+type Part struct{ At, Size int64 }
 
 // extent is content at an offset. It is opened when it is written.
 type extent struct {
@@ -65,14 +69,35 @@ func lazyBytes(name string, size int64, make func() []byte) extent {
 	}}
 }
 
-// Offset returns where the content with this name begins: of a file system, a file's path.
-func (m *Image) Offset(name string) (int64, bool) {
-	for _, e := range m.extents {
-		if e.name == name {
-			return e.at, true
-		}
+// addPart notes where the next part of a file is.
+func (m *Image) addPart(name string, p Part) {
+	if m.files == nil {
+		m.files = map[string][]Part{}
 	}
-	return 0, false
+	m.files[name] = append(m.files[name], p)
+}
+
+// Parts returns where size bytes at an offset of a file are in the image of a file system, in their order in
+// the file; nothing, where there is no such file or it is shorter.
+func (m *Image) Parts(name string, at, size int64) []Part {
+	var parts []Part
+	for _, p := range m.files[name] {
+		if at >= p.Size {
+			at -= p.Size
+			continue
+		}
+		n := min(p.Size-at, size)
+		if last := len(parts) - 1; last >= 0 && parts[last].At+parts[last].Size == p.At+at {
+			parts[last].Size += n
+		} else if n > 0 {
+			parts = append(parts, Part{p.At + at, n})
+		}
+		at, size = 0, size-n
+	}
+	if size > 0 {
+		return nil
+	}
+	return parts
 }
 
 // AddImage places another image's content at an offset.

@@ -40,10 +40,28 @@ type ISO struct {
 	Shared []Shared
 }
 
-// Shared is a file in a volume that is a part of the EFI image.
+// Shared is a file in a volume that consists of parts of the EFI image. Each of them begins at a multiple of
+// 2048, and all but the last have a size that is one.
 type Shared struct {
-	Path     string
-	At, Size int64 // in the EFI image; At is a multiple of 2048
+	Path  string
+	Parts []Part
+}
+
+func (s Shared) size() (size int64) {
+	for _, p := range s.Parts {
+		size += p.Size
+	}
+	return size
+}
+
+// Check says what keeps the parts from being a file.
+func (s Shared) Check(efi *Image) error {
+	for i, p := range s.Parts {
+		if efi == nil || p.At%sector != 0 || p.At < 0 || p.Size < 0 || p.At+p.Size > efi.Size || i < len(s.Parts)-1 && p.Size%sector != 0 {
+			return fmt.Errorf("%s: %d bytes at %d are not a part of the EFI image that a file can share", s.Path, p.Size, p.At)
+		}
+	}
+	return nil
 }
 
 const (
@@ -85,11 +103,11 @@ func (iso ISO) image() (*Image, error) {
 	}
 	shared := map[string]Shared{}
 	for _, f := range iso.Shared {
-		if iso.EFI == nil || f.At%sector != 0 || f.At < 0 || f.Size < 0 || f.At+f.Size > iso.EFI.Size {
-			return nil, fmt.Errorf("%s: %d bytes at %d are not a part of the EFI image that a file can share", f.Path, f.Size, f.At)
+		if err := f.Check(iso.EFI); err != nil {
+			return nil, err
 		}
 		shared[f.Path] = f
-		files = append(slices.Clip(files), File{Path: f.Path, Size: f.Size, Open: func() (io.ReadCloser, error) {
+		files = append(slices.Clip(files), File{Path: f.Path, Size: f.size(), Open: func() (io.ReadCloser, error) {
 			return nil, errors.New("it is in the EFI image")
 		}})
 	}
@@ -97,7 +115,12 @@ func (iso ISO) image() (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := volume{iso: iso, next: 19}
+	v := volume{iso: iso, next: 19, files: map[*node][]Part{}}
+	root.walk(func(n *node) {
+		if f, ok := shared[n.Path]; ok {
+			v.files[n] = f.Parts // how many there are decides how large its folder is; moved below
+		}
+	})
 	catalog := v.take(sector)
 	if err := v.placeDirs(root); err != nil {
 		return nil, err
@@ -107,9 +130,10 @@ func (iso ISO) image() (*Image, error) {
 		if _, ok := shared[n.Path]; ok || n.dir() {
 			return
 		}
-		v.files[n] = v.take(n.Size)
+		at := v.take(n.Size)
+		v.files[n] = []Part{{at * sector, n.Size}}
 		if n.Path == elToritoPath && len(iso.ElTorito) > 0 {
-			bios = v.files[n]
+			bios = at
 		}
 	})
 	if iso.EFI != nil {
@@ -117,8 +141,11 @@ func (iso ISO) image() (*Image, error) {
 		efi = v.take(efiSize)
 	}
 	root.walk(func(n *node) {
-		if f, ok := shared[n.Path]; ok && n.Size > 0 {
-			v.files[n] = efi + f.At/sector
+		if f, ok := shared[n.Path]; ok {
+			v.files[n] = slices.Clone(f.Parts)
+			for i := range v.files[n] {
+				v.files[n][i].At += efi * sector
+			}
 		}
 	})
 	v.take(isoPadding * sector)
@@ -144,7 +171,7 @@ func (iso ISO) image() (*Image, error) {
 	}
 	root.walk(func(n *node) {
 		if _, ok := shared[n.Path]; !ok && !n.dir() {
-			m.add(v.files[n]*sector, n.extent())
+			m.add(v.files[n][0].At, n.extent())
 		}
 	})
 	if iso.EFI != nil {

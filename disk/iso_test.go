@@ -115,15 +115,15 @@ func TestEFIImageIsWhereBothSay(t *testing.T) {
 // The kernel in the EFI image is a file of the volume too, without a second copy.
 func TestISOSharesPartsOfTheEFIImage(t *testing.T) {
 	iso := testISO(t)
-	at, ok := iso.EFI.Offset("EFI/BOOT/BOOTX64.EFI")
-	if !ok || at%sector != 0 {
-		t.Fatalf("the UKI is at %d, %v", at, ok)
+	parts := iso.EFI.Parts("EFI/BOOT/BOOTX64.EFI", 10*sector, 1_000_000)
+	if len(parts) != 1 || parts[0].At%sector != 0 {
+		t.Fatalf("the UKI is at %v", parts)
 	}
 	before, err := iso.Image()
 	if err != nil {
 		t.Fatal(err)
 	}
-	iso.Shared = []Shared{{Path: "boot/vmlinuz", At: at + 10*sector, Size: 1_000_000}}
+	iso.Shared = []Shared{{"boot/vmlinuz", parts}}
 	img := write(t, iso.Image)
 	if info, err := os.Stat(img); err != nil || info.Size() != before.Size {
 		t.Errorf("%d bytes with the shared file, %d without (%v)", info.Size(), before.Size, err)
@@ -134,8 +134,10 @@ func TestISOSharesPartsOfTheEFIImage(t *testing.T) {
 	if got, err := os.ReadFile(filepath.Join(dir, "vmlinuz")); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
+	at := parts[0].At
 	for name, shared := range map[string]Shared{
-		"odd place": {Path: "x", At: at + 1, Size: 10}, "past the end": {Path: "x", At: at, Size: 1 << 30}, "name of a file": {Path: "empty", At: at, Size: 10},
+		"odd place": {"x", []Part{{at + 1, 10}}}, "past the end": {"x", []Part{{at, 1 << 30}}}, "name of a file": {"empty", []Part{{at, 10}}},
+		"odd size": {"x", []Part{{at, 10}, {at + sector, 10}}},
 	} {
 		iso.Shared = []Shared{shared}
 		if _, err := iso.Image(); err == nil {

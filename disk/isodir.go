@@ -16,7 +16,7 @@ type volume struct {
 	next int64 // first free sector
 
 	dirs  []*isoDir // in path table order
-	files map[*node]int64
+	files map[*node][]Part
 
 	pathTable            int64 // its sector, little-endian copy
 	pathTableM           int64 // big-endian copy
@@ -54,7 +54,6 @@ func (v *volume) take(size int64) int64 {
 // placeDirs gives every folder its place. Folders are numbered level by level, as the path
 // table has them.
 func (v *volume) placeDirs(root *node) error {
-	v.files = map[*node]int64{}
 	level := []*isoDir{{node: root, id: "\x00"}}
 	level[0].parent = level[0]
 	for depth := 1; len(level) > 0; depth++ {
@@ -194,12 +193,21 @@ func (v *volume) records(d *isoDir) ([]byte, error) {
 			add(c.id, c.node, sub.at, sub.size, isDir, use)
 			continue
 		}
-		at, left := v.files[c.node], c.node.Size
-		for left > maxExtent {
-			add(c.id, c.node, at, maxExtent, moreExtents, use)
-			at, left = at+maxExtent/sector, left-maxExtent
+		parts := v.files[c.node]
+		if len(parts) == 0 {
+			parts = []Part{{0, c.node.Size}} // it has no place yet, or needs none
 		}
-		add(c.id, c.node, at, left, 0, use)
+		for i, p := range parts {
+			for p.Size > maxExtent {
+				add(c.id, c.node, p.At/sector, maxExtent, moreExtents, use)
+				p.At, p.Size = p.At+maxExtent, p.Size-maxExtent
+			}
+			more := byte(0)
+			if i < len(parts)-1 {
+				more = moreExtents
+			}
+			add(c.id, c.node, p.At/sector, p.Size, more, use)
+		}
 	}
 	if rest := len(b) % sector; rest > 0 {
 		b = append(b, make([]byte, sector-rest)...)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 
 	"github.com/kairos-buildkit/kairos/disk"
 	"github.com/kairos-buildkit/kairos/layout"
@@ -62,13 +63,25 @@ func (p *prepared) iso() (*disk.Image, error) {
 	// The volume's serial number may be anything, but not another one for the same image.
 	var serial uint32
 	fmt.Sscanf(p.ConfigDigest.Hex()[:8], "%x", &serial)
-	efi, err := disk.FAT{
-		Label: layout.LabelESP, Serial: serial, Time: now, Files: []disk.File{disk.Bytes(loader, p.boot.UKI)},
-	}.Image()
-	if err != nil {
+	efi := disk.FAT{Label: layout.LabelESP, Serial: serial, Time: now, Files: []disk.File{disk.Bytes(loader, p.boot.UKI)}}
+	// The UKI is in its layer's blob, too, most of it uncompressed: that blob lies in the EFI system partition,
+	// and there is one copy of what both have.
+	if i, ok := p.layerOf(layout.ImageUKI); ok {
+		name := path.Join(layout.LiveRoot, layout.BlobPath(p.blobs[i].DiffID))
+		at := slices.IndexFunc(files, func(f disk.File) bool { return f.Path == name })
+		efi.Beside = &files[at]
+	}
+	iso := disk.ISO{Volume: layout.LabelLive, Time: now}
+	if iso.EFI, err = efi.Image(); err != nil {
 		return nil, err
 	}
-	iso := disk.ISO{Volume: layout.LabelLive, Time: now, EFI: efi, Files: files}
+	for _, f := range files {
+		if efi.Beside != nil && f.Path == efi.Beside.Path {
+			iso.Shared = append(iso.Shared, disk.Shared{Path: f.Path, Parts: iso.EFI.Parts(f.Path, 0, f.Size)})
+			continue
+		}
+		iso.Files = append(iso.Files, f)
+	}
 	if p.Config.Architecture == "amd64" {
 		if err := p.addBIOS(&iso); err != nil {
 			return nil, err
@@ -97,15 +110,19 @@ func (p *prepared) addBIOS(iso *disk.ISO) (err error) {
 
 // addShared adds a file that is also a section of the UKI. Where the bytes are the same, and
 // begin at a sector, they are on the medium once.
+//
+// GRUB (2.12, grub-core/fs/iso9660.c) reads too far where a read begins within one extent of a file and ends
+// in another. It reads an initrd in one go, from its beginning, but a kernel in several.
 func (p *prepared) addShared(iso *disk.ISO, path, section string, data []byte) {
 	loader, _ := layout.EFIDefaultPath(p.Config.Architecture)
-	at, ok := iso.EFI.Offset(loader)
-	if f, err := pe.NewFile(bytes.NewReader(p.boot.UKI)); err == nil && ok {
+	if f, err := pe.NewFile(bytes.NewReader(p.boot.UKI)); err == nil {
 		if s := f.Section(section); s != nil {
 			begin := int64(s.Offset)
-			rest := p.boot.UKI[min(begin, int64(len(p.boot.UKI))):]
-			if (at+begin)%2048 == 0 && bytes.HasPrefix(rest, data) {
-				iso.Shared = append(iso.Shared, disk.Shared{Path: path, At: at + begin, Size: int64(len(data))})
+			same := bytes.HasPrefix(p.boot.UKI[min(begin, int64(len(p.boot.UKI))):], data)
+			shared := disk.Shared{Path: path, Parts: iso.EFI.Parts(loader, begin, int64(len(data)))}
+			whole := len(shared.Parts) == 1 || len(shared.Parts) > 1 && path == layout.ImageInitrd
+			if same && whole && shared.Check(iso.EFI) == nil {
+				iso.Shared = append(iso.Shared, shared)
 				return
 			}
 		}

@@ -23,7 +23,8 @@ type prepared struct {
 	Image
 	options     Options
 	blobs       []*store.Blob // as the image's layers
-	root        fs.FS         // the merged tree
+	trees       []fs.FS       // of the blobs
+	root        fs.FS         // merged
 	compression erofs.Compression
 	boot        boot.Files
 	temporary   string // folder of the cache, where it is to be removed
@@ -185,16 +186,26 @@ func (p *prepared) addBlob(ctx context.Context, i int) error {
 }
 
 func (p *prepared) openTree() error {
-	layers := make([]fs.FS, len(p.blobs))
-	for i, b := range p.blobs {
-		layer, err := erofs.Open(io.NewSectionReader(b, 0, b.Layer.Size))
+	p.trees = nil
+	for _, b := range p.blobs {
+		tree, err := erofs.Open(io.NewSectionReader(b, 0, b.Layer.Size))
 		if err != nil {
 			return fmt.Errorf("layer %s: %w", b.DiffID, err)
 		}
-		layers[i] = layer
+		p.trees = append(p.trees, tree)
 	}
-	p.root = erofs.Overlay(layers...)
+	p.root = erofs.Overlay(p.trees...)
 	return nil
+}
+
+// layerOf returns the number of the layer that a file of the image is in: the highest that has it.
+func (p *prepared) layerOf(name string) (int, bool) {
+	for i := len(p.trees) - 1; i >= 0; i-- {
+		if info, err := fs.Stat(p.trees[i], name); err == nil && info.Mode().IsRegular() {
+			return i, true
+		}
+	}
+	return 0, false
 }
 
 // bootFiles reads the boot files from the image, or makes them anew.
