@@ -85,7 +85,7 @@ func (m *Machine) deadline(now time.Time) time.Time {
 	}
 	uptime := now.Sub(m.started(now))
 	left := time.Duration(seconds)*time.Second - uptime
-	return now.Add(max(left-left/10, time.Second))
+	return now.Add(max(left-max(left/10, 10*time.Second), time.Second))
 }
 
 // started is when the kernel started.

@@ -36,5 +36,5 @@ func TestRecovery(t *testing.T) {
 		if got := m.Check("cat /etc/hostname; ls /home/tester/file 2>/dev/null || true"); got != "node1" {
 			t.Errorf("after the reset: %q", got)
 		}
-	})
+	}, qemu.UEFI)
 }
