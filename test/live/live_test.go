@@ -30,8 +30,8 @@ const (
 	exampleDir = "../../examples/debian"
 	kairosBin  = "../../build/bin/kairos"
 	baseLayout = "../../build/base/debian-trixie"
-	workDir    = "../../build/test/live" // emptied at the start
-	stateDir   = "../../build/test/state"
+	workDir    = "../../build/test/live"       // emptied at the start
+	stateDir   = "../../build/test/live-state" // its own: a step that had a secret is found in a cache without it
 )
 
 // epoch is SOURCE_DATE_EPOCH of the shared images: 2026-03-01.

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kairos-buildkit/kairos/internal/qemu"
 )
@@ -112,8 +113,11 @@ func TestInstallAndUpgrade(t *testing.T) {
 		// and again: it restarts nothing if there is nothing to restart for.
 		m.Check("date -u -s @86400")
 		pod := "unshare --mount --uts --ipc nsenter --target 1 --mount -- kairos-apply upgrade --unless-failed "
-		m.Check(pod + "--reboot " + reg.ref(m, "v1") + " 2>&1")
-		m.Check(pod + reg.ref(m, "v2") + " 2>&1 && test -e /run/reboot-required")
+		for _, args := range []string{"--reboot " + reg.ref(m, "v1"), reg.ref(m, "v2") + " && test -e /run/reboot-required"} {
+			if out, code := m.RunWithin(10*time.Minute, pod+args+" 2>&1"); code != 0 {
+				t.Fatalf("upgrade %s: exit code %d\n%s", args, code, out)
+			}
+		}
 		if s = m.status(); s.Booted.Release != first || s.Active.Release != second || s.Active.TriesLeft != 3 {
 			t.Errorf("status after an upgrade in 1970: %s", show(s))
 		}
