@@ -154,10 +154,7 @@ func (f FAT) size(root *node, runs map[*node][]fatRun) (fatGeometry, error) {
 			return fatGeometry{}, fmt.Errorf("size %d is not a multiple of %d", f.Size, fatSector)
 		}
 		// 4 KiB clusters where they give a valid number of them, as mkfs.fat has them.
-		for _, cluster := range []int64{4096, 8192, 16384, maxCluster, 2048, 1024, 512} {
-			if f.Beside != nil && cluster != besideCluster {
-				continue
-			}
+		for _, cluster := range f.clusterSizes(4096, 8192, 16384, maxCluster, 2048, 1024, 512) {
 			g, err := geometry(f.Size/fatSector, cluster)
 			if err != nil {
 				continue
@@ -170,12 +167,10 @@ func (f FAT) size(root *node, runs map[*node][]fatRun) (fatGeometry, error) {
 		return fatGeometry{}, fmt.Errorf("%d bytes are too few, or too many, for FAT", f.Size)
 	}
 	// Grow from the size of the content alone until all fits beside the tables.
-	for cluster := int64(2048); ; cluster *= 2 {
-		if f.Beside != nil {
-			cluster = besideCluster
-		}
+	sizes := f.clusterSizes(2048, 4096, 8192, 16384, maxCluster)
+	for i, cluster := range sizes {
 		need := max(f.need(root, runs, fatGeometry{cluster: cluster}), fat16Min)
-		if need > fat16Max && cluster < maxCluster && f.Beside == nil {
+		if need > fat16Max && i < len(sizes)-1 {
 			continue
 		}
 		total := need * cluster / fatSector
@@ -190,6 +185,15 @@ func (f FAT) size(root *node, runs map[*node][]fatRun) (fatGeometry, error) {
 			total += cluster / fatSector
 		}
 	}
+	panic("unreachable: the last cluster size fits, or nothing does")
+}
+
+// clusterSizes are the cluster sizes to try, in this order.
+func (f FAT) clusterSizes(sizes ...int64) []int64 {
+	if f.Beside != nil {
+		return []int64{besideCluster}
+	}
+	return sizes
 }
 
 // need counts the clusters that the tree takes, and the file beside it.
@@ -199,19 +203,14 @@ func (f FAT) need(root *node, runs map[*node][]fatRun, g fatGeometry) int64 {
 		count = align(f.Beside.Size, g.cluster) / g.cluster
 	}
 	root.walk(func(n *node) {
-		size := n.Size
-		for _, r := range runs[n] {
-			if r.beside >= 0 {
-				size -= r.size
+		if n == root && !g.fat32 {
+			return
+		}
+		for _, r := range runsOf(runs, n) {
+			if r.beside < 0 {
+				count += align(r.size, g.cluster) / g.cluster
 			}
 		}
-		if n.dir() {
-			if n == root && !g.fat32 {
-				return
-			}
-			size = folderSize(n)
-		}
-		count += align(size, g.cluster) / g.cluster
 	})
 	return count
 }

@@ -69,6 +69,17 @@ func (f FAT) runs(root *node) (map[*node][]fatRun, error) {
 	return all, failed
 }
 
+// runsOf returns what a file or folder is made of.
+func runsOf(runs map[*node][]fatRun, n *node) []fatRun {
+	switch {
+	case n.dir():
+		return []fatRun{{size: folderSize(n), beside: -1}}
+	case runs != nil:
+		return runs[n]
+	}
+	return []fatRun{{size: n.Size, beside: -1}}
+}
+
 // hashClusters calls do for each whole cluster of a file.
 func hashClusters(f File, do func([sha256.Size]byte)) error {
 	r, err := f.Open()

@@ -40,7 +40,7 @@ func (v *fatVolume) allocate(root *node) error {
 			nodes = append(nodes, n)
 		}
 		v.own[n] = v.next
-		for _, r := range v.runsOf(n) {
+		for _, r := range runsOf(v.runs, n) {
 			if r.beside < 0 {
 				v.next += v.count(r.size)
 			}
@@ -76,21 +76,10 @@ func (v *fatVolume) allocate(root *node) error {
 // count is how many clusters a number of bytes takes.
 func (v *fatVolume) count(size int64) uint32 { return uint32(align(size, v.cluster) / v.cluster) }
 
-// runsOf returns what a file or folder is made of.
-func (v *fatVolume) runsOf(n *node) []fatRun {
-	switch {
-	case n.dir():
-		return []fatRun{{size: folderSize(n), beside: -1}}
-	case v.runs != nil:
-		return v.runs[n]
-	}
-	return []fatRun{{size: n.Size, beside: -1}}
-}
-
 // eachRun calls do for each of them, with the cluster where it begins.
 func (v *fatVolume) eachRun(n *node, do func(cluster uint32, r fatRun)) {
 	own := v.own[n]
-	for _, r := range v.runsOf(n) {
+	for _, r := range runsOf(v.runs, n) {
 		if r.beside >= 0 {
 			do(v.beside+uint32(r.beside/v.cluster), r)
 			continue
