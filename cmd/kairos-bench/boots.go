@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kairos-buildkit/kairos/internal/qemu"
+	"github.com/kairos-buildkit/kairos/internal/imagevm"
 	"github.com/kairos-buildkit/kairos/internal/vmtest"
 	"github.com/kairos-buildkit/kairos/layout"
 )
@@ -65,22 +65,11 @@ func (b *bench) boots(ctx context.Context) error {
 
 // bootTime boots an ISO and returns the time from its initrd's first line to its login prompt.
 func bootTime(ctx context.Context, iso string) (time.Duration, error) {
-	m := qemu.Machine{Firmware: qemu.BIOS, Accel: qemu.TCG, Drives: []qemu.Drive{{Path: iso, CDROM: true}}}
-	cmd, err := m.Command(ctx)
+	console, off, err := vmtest.PowerOn(ctx, imagevm.Live(iso), io.Discard)
 	if err != nil {
 		return 0, err
 	}
-	out, outW := io.Pipe()
-	cmd.Stdout, cmd.Stderr = outW, os.Stderr
-	if err := cmd.Start(); err != nil {
-		return 0, err
-	}
-	defer cmd.Process.Kill()
-	go func() {
-		cmd.Wait()
-		outW.Close()
-	}()
-	console := vmtest.NewConsole(io.Discard, out, io.Discard)
+	defer off()
 	if _, err := console.Expect(initrdBegins, vmtest.BootTimeout); err != nil {
 		return 0, err
 	}

@@ -40,21 +40,11 @@ func (b *bench) reads(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cmd, err := m.Command(ctx)
+	console, off, err := vmtest.PowerOn(ctx, m, os.Stderr)
 	if err != nil {
 		return err
 	}
-	out, outW := io.Pipe()
-	cmd.Stdout, cmd.Stderr = outW, os.Stderr
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	defer cmd.Process.Kill()
-	go func() {
-		cmd.Wait()
-		outW.Close()
-	}()
-	console := vmtest.NewConsole(io.Discard, out, os.Stderr)
+	defer off()
 	if _, err := console.Expect(regexp.MustCompile(imagevm.DoneMark), 90*time.Minute); err != nil {
 		return err
 	}

@@ -83,3 +83,8 @@ func hasModule(modules fs.FS, name string) bool {
 	}
 	return containsModule(string(dep), name)
 }
+
+// Live is a machine in software emulation that boots an ISO from CD.
+func Live(iso string) qemu.Machine {
+	return qemu.Machine{Firmware: qemu.BIOS, Accel: qemu.TCG, Drives: []qemu.Drive{{Path: iso, CDROM: true}}}
+}

@@ -2,13 +2,17 @@ package vmtest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/kairos-buildkit/kairos/internal/qemu"
 )
 
 // Console is one end of a serial line: what the machine prints is collected, and looked
@@ -122,4 +126,22 @@ func Plain(b []byte) string {
 		}
 		return r
 	}, string(b))
+}
+
+// PowerOn starts a machine outside of a test, and copies its console to log. off ends it, as ctx does.
+func PowerOn(ctx context.Context, m qemu.Machine, log io.Writer) (console *Console, off func(), err error) {
+	cmd, err := m.Command(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	out, outW := io.Pipe()
+	cmd.Stdout, cmd.Stderr = outW, os.Stderr
+	if err := cmd.Start(); err != nil {
+		return nil, nil, err
+	}
+	go func() {
+		cmd.Wait()
+		outW.Close()
+	}()
+	return NewConsole(io.Discard, out, log), func() { cmd.Process.Kill() }, nil
 }
