@@ -110,6 +110,7 @@ func (s System) esp() ([]File, error) {
 	files := []File{
 		Bytes(loader, s.SystemdBoot),
 		Bytes(layout.LoaderConfig, []byte(layout.LoaderConfigText)),
+		Bytes(layout.UKIReadme, []byte(layout.UKIReadmeText)),
 		Bytes(layout.UKIDir+"/"+system.String(), s.UKI),
 		Bytes(layout.UKIDir+"/"+recovery.String(), s.UKI),
 	}

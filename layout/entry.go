@@ -14,6 +14,18 @@ const (
 	Tries = 3
 	// RecoverySeq is the sequence number of the recovery system: it sorts last.
 	RecoverySeq = 0
+	// UKIReadme is a file in UKIDir that says what is there. It keeps power cuts from tearing names: FAT keeps a
+	// name in slots of 32 bytes, 16 to a sector, and gives a new name the first slots that are free. A folder
+	// begins with two slots of its own, this name takes two, each entry's takes four. So
+	// an entry lies in one sector, and comes and goes as a whole.
+	UKIReadme     = UKIDir + "/README.txt"
+	UKIReadmeText = `Each file here is a release of the operating system that this machine can boot:
+
+    kairos-<sequence>-<release>[+<tries left>-<tries used>].efi
+
+The highest sequence is started first, 00000000 is the recovery system. The boot loader counts
+tries, kairos-apply does the rest: see "kairos-apply status". Please keep this file as the first one.
+`
 )
 
 // Entry is the name of a UKI on the ESP:
@@ -23,7 +35,7 @@ const (
 //
 // seq has eight digits, so that names sort by it; left and done have one, so that the
 // loader's rename from one try to the next keeps the name's length, which makes it a
-// change within one directory sector on FAT. The counter is the Boot Loader
+// change within one directory sector on FAT, see [UKIReadme]. The counter is the Boot Loader
 // Specification's "boot counting"; systemd-boot lists the highest seq first, and
 // entries with no tries left after all others.
 type Entry struct {

@@ -25,6 +25,11 @@ type ESP struct {
 	// Exchange swaps the content of two files in one folder, as one write of the disk. Nil
 	// stands for renameat2(2).
 	Exchange func(dir, a, b string) error
+	// Remove takes away the name of a file, or of a folder with all that is in it, as one write of the disk; Reclaim
+	// then frees what has no name any more, here or from a power cut. Nil stands for unlink(2) and
+	// rmdir(2), which are enough where Dir is not FAT.
+	Remove  func(dir, name string) error
+	Reclaim func() error
 }
 
 // BootFiles is what a release needs on the ESP.
@@ -125,8 +130,7 @@ func (p *ESP) Activate(id string, files BootFiles, blessed bool) error {
 	if err != nil {
 		return err
 	}
-	// First: what a power cut tore may have clusters that FAT takes for free. To remove it after new
-	// files were given them would take them away from these.
+	// First: what a power cut tore may have clusters that FAT takes for free, and new files would be given them.
 	if err := p.removeLeftovers(slots); err != nil {
 		return fmt.Errorf("activate release %s: %w", id, err)
 	}
@@ -157,7 +161,10 @@ func (p *ESP) ActivateRecovery(id string, files BootFiles) error {
 		return fmt.Errorf("recovery release %s: %w", id, err)
 	}
 	if old != "" && old != id {
-		return p.removeEntry(layout.Entry{Seq: layout.RecoverySeq, ID: old})
+		if err := p.remove(p.path(layout.UKIDir), layout.Entry{Seq: layout.RecoverySeq, ID: old}.String()); err != nil {
+			return err
+		}
+		return p.reclaim()
 	}
 	return nil
 }
@@ -207,7 +214,7 @@ func (p *ESP) put(e layout.Entry, files BootFiles) error {
 // writeNew writes a file under a name that nobody looks at yet. It uses no rename(2): FAT
 // has no journal, and a power cut in between leaves two names with the same clusters.
 func (p *ESP) writeNew(path string, data []byte) (err error) {
-	if err := p.FS.Remove(path); err != nil { // of a run that was cut off
+	if err := p.remove(filepath.Dir(path), filepath.Base(path)); err != nil { // of a run that was cut off
 		return err
 	}
 	f, err := p.FS.CreateAt(path, 0o644)
@@ -235,6 +242,51 @@ func (p *ESP) writeOnce(path string, data []byte) error {
 		return nil
 	}
 	return p.writeNew(path, data)
+}
+
+// remove takes away the name of a file, or of a folder with all that is in it, in one write. That it does not
+// exist is no error.
+//
+// unlink(2) does not do on FAT: a name may come back that has lost its bytes, and what a power cut has torn
+// may have clusters that are another file's by now, which would lose them.
+func (p *ESP) remove(dir, name string) error {
+	path := filepath.Join(dir, name)
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if p.Remove != nil {
+		return p.FS.Do(durable.Step{Kind: durable.Remove, Path: path}, func() error {
+			rel, err := filepath.Rel(p.Dir, dir)
+			if err != nil {
+				return err
+			}
+			return p.Remove(rel, name)
+		})
+	}
+	if info.IsDir() {
+		inside, err := os.ReadDir(path)
+		if err != nil {
+			return err
+		}
+		for _, f := range inside {
+			if err := p.remove(path, f.Name()); err != nil {
+				return err
+			}
+		}
+	}
+	return p.FS.Remove(path)
+}
+
+// reclaim frees what has no name.
+func (p *ESP) reclaim() error {
+	if p.Reclaim == nil {
+		return nil
+	}
+	return p.Reclaim()
 }
 
 // rename changes a name in one write.
@@ -373,7 +425,7 @@ func (p *ESP) Retire(keep []string) (gone []string, err error) {
 	for _, e := range names {
 		if e.Seq != layout.RecoverySeq && !slices.Contains(stay.Entries, e) && !(p.BIOS && inSlots(stay, e)) ||
 			e.Seq == layout.RecoverySeq && e.ID != stay.Recovery {
-			if err := p.removeEntry(e); err != nil {
+			if err := p.remove(p.path(layout.UKIDir), e.String()); err != nil {
 				return nil, err
 			}
 		}
@@ -386,23 +438,7 @@ func inSlots(s Slots, e layout.Entry) bool {
 	return slices.ContainsFunc(s.Entries, func(x layout.Entry) bool { return x.Seq == e.Seq && x.ID == e.ID })
 }
 
-// removeEntry removes a UKI. It loses its name first: on FAT a file that is being removed
-// may keep its name and lose its bytes when the power goes.
-func (p *ESP) removeEntry(e layout.Entry) error {
-	dir := p.path(layout.UKIDir)
-	if _, err := os.Stat(filepath.Join(dir, e.String())); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err := p.FS.Remove(filepath.Join(dir, stagedName(e))); err != nil {
-		return err
-	}
-	if err := p.rename(dir, e.String(), stagedName(e)); err != nil {
-		return err
-	}
-	return p.FS.Remove(filepath.Join(dir, stagedName(e)))
-}
-
-// removeLeftovers removes what runs that were cut off have left, and the BIOS files of
+// removeLeftovers removes what runs that were cut off have left, named or not, and the BIOS files of
 // releases that have no entry.
 func (p *ESP) removeLeftovers(s Slots) error {
 	files, err := os.ReadDir(p.path(layout.UKIDir))
@@ -410,8 +446,8 @@ func (p *ESP) removeLeftovers(s Slots) error {
 		return err
 	}
 	for _, f := range files {
-		if strings.HasSuffix(f.Name(), staged) {
-			if err := p.FS.Remove(filepath.Join(p.path(layout.UKIDir), f.Name())); err != nil {
+		if isLeftover(f.Name()) {
+			if err := p.remove(p.path(layout.UKIDir), f.Name()); err != nil {
 				return err
 			}
 		}
@@ -424,21 +460,19 @@ func (p *ESP) removeLeftovers(s Slots) error {
 		if !layout.ValidID(d.Name()) || s.Has(d.Name()) || s.Recovery == d.Name() {
 			continue
 		}
-		dir := filepath.Join(p.path(layout.GrubKernelDir), d.Name())
-		inside, err := os.ReadDir(dir)
-		if err != nil {
-			return err
-		}
-		for _, f := range inside {
-			if err := p.FS.Remove(filepath.Join(dir, f.Name())); err != nil {
-				return err
-			}
-		}
-		if err := p.FS.Remove(dir); err != nil {
+		if err := p.remove(p.path(layout.GrubKernelDir), d.Name()); err != nil {
 			return err
 		}
 	}
-	return nil
+	return p.reclaim()
+}
+
+// isLeftover says whether a name in EFI/Linux is what a run that was cut off has left: a UKI that no loader was to
+// look at, or, where somebody has put files of his own beside the entries, one with half of its name, which
+// shows it by its short one.
+func isLeftover(name string) bool {
+	name = strings.ToLower(name)
+	return strings.HasSuffix(name, staged) || strings.HasPrefix(name, "kairos~")
 }
 
 // BootFiles reads the boot files of a release that has an entry.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -25,7 +26,8 @@ type fatDisk struct {
 		io.WriterAt
 	}
 	sector, cluster       int64 // bytes
-	fat, rootAt, rootSize int64 // bytes; rootSize 0: the root is a chain that begins at rootCluster
+	fat, fatSize, copies  int64 // bytes; the first FAT, which all read, and how many there are
+	rootAt, rootSize      int64 // bytes; rootSize 0: the root is a chain that begins at rootCluster
 	data                  int64 // where cluster 2 begins
 	rootCluster, clusters uint32
 	bits                  int // 12, 16 or 32
@@ -38,7 +40,15 @@ type fatEntry struct {
 	raw   [32]byte
 }
 
+// first returns the file's first cluster, 0 for none.
+func (e fatEntry) first() uint32 {
+	return uint32(binary.LittleEndian.Uint16(e.raw[26:])) | uint32(binary.LittleEndian.Uint16(e.raw[20:]))<<16
+}
+
 const (
+	fatDeleted    = 0xe5       // a slot's first byte
+	fatFirst      = 2          // the first cluster's number
+	fatBad        = 0x0ffffff7 // a cluster that is not to be used
 	fatAttrDir    = 0x10
 	fatAttrVolume = 0x08
 	fatAttrLong   = 0x0f
@@ -70,7 +80,7 @@ func openFAT(rw interface {
 		return nil, errors.New("FAT: no FAT file system")
 	}
 	d.cluster = perCluster * d.sector
-	d.fat = reserved * d.sector
+	d.fat, d.fatSize, d.copies = reserved*d.sector, fatSize*d.sector, fats
 	d.rootAt = d.fat + fats*fatSize*d.sector
 	d.rootSize = (rootEntries*fatSlot + d.sector - 1) / d.sector * d.sector
 	d.data = d.rootAt + d.rootSize
@@ -109,7 +119,7 @@ func (d *fatDisk) next(c uint32) (uint32, error) {
 	case 32:
 		n &= 0x0fffffff
 	}
-	if n < 2 || n >= d.clusters+2 {
+	if n < fatFirst || n >= d.clusters+fatFirst {
 		return 0, nil
 	}
 	return n, nil
@@ -139,8 +149,8 @@ func (d *fatDisk) walk(cluster uint32, do func(at int64, slot []byte) (bool, err
 		}
 		cluster = d.rootCluster
 	}
-	for n := uint32(0); cluster >= 2 && n <= d.clusters; n++ {
-		more, err := part(d.data+int64(cluster-2)*d.cluster, d.cluster)
+	for n := uint32(0); cluster >= fatFirst && n <= d.clusters; n++ {
+		more, err := part(d.data+int64(cluster-fatFirst)*d.cluster, d.cluster)
 		if !more || err != nil {
 			return err
 		}
@@ -158,7 +168,7 @@ func (d *fatDisk) list(cluster uint32) ([]fatEntry, error) {
 	var slots []int64
 	err := d.walk(cluster, func(at int64, b []byte) (bool, error) {
 		switch {
-		case b[0] == 0xe5:
+		case b[0] == fatDeleted:
 			long, slots = nil, nil
 		case b[11]&0x3f == fatAttrLong:
 			if b[0]&0x40 != 0 {
@@ -209,7 +219,7 @@ func (d *fatDisk) dir(name string) (uint32, error) {
 		if e.raw[11]&fatAttrDir == 0 {
 			return 0, fmt.Errorf("FAT: %s: not a folder", part)
 		}
-		cluster = uint32(binary.LittleEndian.Uint16(e.raw[26:])) | uint32(binary.LittleEndian.Uint16(e.raw[20:]))<<16
+		cluster = e.first()
 	}
 	return cluster, nil
 }
@@ -283,6 +293,125 @@ func (d *fatDisk) Exchange(dir, a, b string) error {
 		eb.slots[len(eb.slots)-1]: swap(eb.raw, ea.raw),
 	}); err != nil {
 		return fail(err)
+	}
+	return nil
+}
+
+// Remove takes a name away, of a file or of a folder with all that is in it. Nothing of what it had is looked at,
+// which a power cut may have left torn: [fatDisk.Reclaim] finds that free. The slot that makes it a file goes first, and
+// with it, in one write, all that are in the same sector.
+func (d *fatDisk) Remove(dir, name string) error {
+	fail := func(err error) error { return fmt.Errorf("remove %s in %s: %w", name, dir, err) }
+	cluster, err := d.dir(dir)
+	if err != nil {
+		return fail(err)
+	}
+	e, err := d.lookup(cluster, name)
+	if err != nil {
+		return fail(err)
+	}
+	for len(e.slots) > 0 {
+		last := e.slots[len(e.slots)-1] / d.sector
+		gone := map[int64][]byte{}
+		for len(e.slots) > 0 && e.slots[len(e.slots)-1]/d.sector == last {
+			gone[e.slots[len(e.slots)-1]] = []byte{fatDeleted}
+			e.slots = e.slots[:len(e.slots)-1]
+		}
+		if err := d.writeSector(gone); err != nil {
+			return fail(err)
+		}
+	}
+	return nil
+}
+
+// Reclaim frees the clusters that nothing refers to, and makes the other FATs copies of the first. It returns
+// the number of bytes that were freed. A power cut leaves such clusters: a file has them before it has its
+// name, and gives them back after it has lost it.
+func (d *fatDisk) Reclaim() (freed int64, err error) {
+	if d.bits == 12 {
+		return 0, nil // entries in one and a half bytes: no ESP has them
+	}
+	fail := func(err error) (int64, error) { return freed, fmt.Errorf("reclaim lost clusters: %w", err) }
+	used := make([]bool, d.clusters+fatFirst)
+	if err := d.mark(0, used); err != nil {
+		return fail(err)
+	}
+	buf := make([]byte, d.copies*d.sector)
+	for at := int64(0); at < d.fatSize; at += d.sector {
+		for i := range d.copies {
+			if _, err := d.rw.ReadAt(buf[i*d.sector:][:d.sector], d.fat+i*d.fatSize+at); err != nil {
+				return fail(err)
+			}
+		}
+		first := buf[:d.sector]
+		lost := d.clearLost(first, uint32(at*8/int64(d.bits)), used)
+		for i := range d.copies {
+			if i == 0 && lost == 0 || i > 0 && bytes.Equal(buf[i*d.sector:][:d.sector], first) {
+				continue
+			}
+			if _, err := d.rw.WriteAt(first, d.fat+i*d.fatSize+at); err != nil {
+				return fail(err)
+			}
+		}
+		freed += int64(lost) * d.cluster
+	}
+	return freed, nil
+}
+
+// clearLost zeroes the entries of a sector of the FAT, which begins at a cluster, that are in nobody's chain.
+func (d *fatDisk) clearLost(sector []byte, cluster uint32, used []bool) (lost int) {
+	le := binary.LittleEndian
+	size := d.bits / 8
+	for at := 0; at < len(sector) && int(cluster) < len(used); at, cluster = at+size, cluster+1 {
+		if cluster < fatFirst || used[cluster] {
+			continue
+		}
+		if d.bits == 16 {
+			if v := le.Uint16(sector[at:]); v != 0 && v != fatBad&0xffff {
+				le.PutUint16(sector[at:], 0)
+				lost++
+			}
+			continue
+		}
+		// The upper four bits are not part of the entry.
+		if v := le.Uint32(sector[at:]); v&0x0fffffff != 0 && v&0x0fffffff != fatBad {
+			le.PutUint32(sector[at:], v&0xf0000000)
+			lost++
+		}
+	}
+	return lost
+}
+
+// mark notes the clusters of a folder, 0 for the root, and of all that is in it. It ends at what was seen before.
+func (d *fatDisk) mark(folder uint32, used []bool) error {
+	chain := func(c uint32) (fresh bool, err error) {
+		for c >= fatFirst && int(c) < len(used) && !used[c] {
+			used[c], fresh = true, true
+			if c, err = d.next(c); err != nil {
+				return fresh, err
+			}
+		}
+		return fresh, nil
+	}
+	if folder == 0 {
+		if _, err := chain(d.rootCluster); err != nil {
+			return err
+		}
+	}
+	all, err := d.list(folder)
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		fresh, err := chain(e.first())
+		if err != nil {
+			return err
+		}
+		if fresh && e.raw[11]&fatAttrDir != 0 {
+			if err := d.mark(e.first(), used); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

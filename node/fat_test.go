@@ -2,14 +2,19 @@ package node
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/kairos-buildkit/kairos/disk"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -104,6 +109,221 @@ func TestRenameOnFATIsOneSector(t *testing.T) {
 			if got := tool(t, "mtype", "-i", img, "::EFI/Linux/"+name); got != strings.Repeat(e.ID, 100) {
 				t.Errorf("FAT%d: %s has %d other bytes", bits, name, len(got))
 			}
+		}
+	}
+}
+
+// A boot entry lies in one sector, so that no power cut tears one that comes or goes: on the ESP of a new
+// disk, and whatever comes and goes then.
+func TestBootEntryIsInOneSector(t *testing.T) {
+	img := newESP(t)
+	f, err := os.OpenFile(img, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	d, err := openFAT(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	check := func() {
+		t.Helper()
+		cluster, err := d.dir(layout.UKIDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := d.list(cluster)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range all {
+			if _, err := layout.ParseEntry(e.name); err != nil {
+				continue
+			}
+			seen++
+			if first, last := e.slots[0], e.slots[len(e.slots)-1]; first/d.sector != last/d.sector {
+				t.Errorf("%s: from byte %d to %d of its sector", e.name, first%d.sector, last%d.sector)
+			}
+		}
+	}
+	check()
+	uki := filepath.Join(t.TempDir(), "uki")
+	if err := os.WriteFile(uki, []byte("uki"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(1, 1))
+	var there []string
+	for seq := range uint32(60) {
+		e := entry(seq+2, idB)
+		if seq%2 == 0 {
+			e = entry(seq+2, idB, 3)
+		}
+		there = append(there, "::"+layout.UKIDir+"/"+e.String())
+		tool(t, "mcopy", "-i", img, uki, there[len(there)-1])
+		if seq%3 > 0 {
+			i := random.IntN(len(there))
+			tool(t, "mdel", "-i", img, there[i])
+			there = slices.Delete(there, i, i+1)
+		}
+		check()
+	}
+	if seen < 500 {
+		t.Errorf("only %d entries were seen", seen)
+	}
+}
+
+// newESP is the ESP of a disk as it is installed.
+func newESP(t *testing.T) string {
+	t.Helper()
+	d, err := disk.System{
+		Release: layout.Release{Config: layout.Digest("sha256:" + strings.Repeat("0", 64)), Arch: "amd64"}, UKI: []byte("uki"), SystemdBoot: []byte("loader"),
+		Time: time.Unix(1_800_000_000, 0), Seed: []byte("test"), Sizes: map[string]int64{"efi": 32 << 20},
+	}.Disk()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := d.Partitions[slices.IndexFunc(d.Partitions, func(p disk.Partition) bool { return p.Name == "efi" })].Files
+	m, err := disk.FAT{Label: "ESP", Size: 32 << 20, Time: time.Unix(1_800_000_000, 0), Files: files}.Image()
+	if err != nil {
+		t.Fatal(err)
+	}
+	img := filepath.Join(t.TempDir(), "esp")
+	f, err := os.Create(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := m.WriteTo(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// A name is taken away in one write, and what it had is free then, but for what a torn chain shares with another file.
+func TestRemoveOnFAT(t *testing.T) {
+	img := newESP(t)
+	uki := filepath.Join(t.TempDir(), "uki")
+	if err := os.WriteFile(uki, bytes.Repeat([]byte("uki"), 10000), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tool(t, "mmd", "-i", img, "::kairos", "::kairos/"+idA, "::kairos/"+idB)
+	gone, stays := "::EFI/Linux/"+entry(2, idA, 3).String(), "::EFI/Linux/"+entry(3, idB).String()
+	for _, to := range []string{gone, stays, "::kairos/" + idA + "/vmlinuz", "::kairos/" + idA + "/initrd", "::kairos/" + idB + "/vmlinuz"} {
+		tool(t, "mcopy", "-i", img, uki, to)
+	}
+	f, err := os.OpenFile(img, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r := &recorder{File: f}
+	d, err := openFAT(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	find := func(dir, name string) fatEntry {
+		cluster, err := d.dir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := d.lookup(cluster, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	// The file that goes has, by its name, the other one's clusters.
+	torn, whole := find("EFI/Linux", entry(2, idA, 3).String()), find("EFI/Linux", entry(3, idB).String())
+	if _, err := f.WriteAt(whole.raw[26:28], torn.slots[len(torn.slots)-1]+26); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range [][2]string{{"EFI/Linux", entry(2, idA, 3).String()}, {"kairos", idA}} {
+		r.writes = nil
+		if err := d.Remove(c[0], c[1]); err != nil {
+			t.Fatal(err)
+		}
+		if len(r.writes) != 1 {
+			t.Errorf("%s: writes %v", c[1], r.writes)
+		}
+		if err := d.Remove(c[0], c[1]); err == nil {
+			t.Errorf("%s: removed twice", c[1])
+		}
+	}
+	// One file without its name, and two in a folder without its own.
+	perFile := (30000 + d.cluster - 1) / d.cluster * d.cluster
+	if freed, err := d.Reclaim(); err != nil || freed != 3*perFile+d.cluster {
+		t.Errorf("freed %d bytes, %v; want %d", freed, err, 3*perFile+d.cluster)
+	}
+	if out := tool(t, "fsck.fat", "-n", img); strings.Contains(out, "Reclaim") || strings.Contains(out, "differ") || strings.Contains(out, "fragment") {
+		t.Error(out)
+	}
+	for _, name := range []string{stays, "::kairos/" + idB + "/vmlinuz"} {
+		if got := tool(t, "mtype", "-i", img, name); got != strings.Repeat("uki", 10000) {
+			t.Errorf("%s has %d other bytes", name, len(got))
+		}
+	}
+	if out := tool(t, "mdir", "-b", "-/", "-i", img); strings.Contains(out, idA+"+") || strings.Contains(out, "kairos/"+idA) {
+		t.Error(out)
+	}
+}
+
+// Clusters that nothing refers to are free afterwards, what files and folders have stays, and the FATs agree.
+func TestReclaimOnFAT(t *testing.T) {
+	for _, bits := range []int{16, 32} {
+		files := map[string]string{}
+		for i := range 60 { // the folder has several clusters
+			files[fmt.Sprintf("EFI/Linux/a file with a long name %d", i)] = strings.Repeat("content", 300*i)
+		}
+		img := fatImage(t, bits, files)
+		f, err := os.OpenFile(img, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		d, err := openFAT(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if freed, err := d.Reclaim(); freed != 0 || err != nil {
+			t.Errorf("FAT%d: a sound volume: %d bytes, %v", bits, freed, err)
+		}
+		sound, err := os.ReadFile(img)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A chain without a name, at the end of the volume; the second FAT has a part of it.
+		put := func(at int64, next uint32) {
+			b := binary.LittleEndian.AppendUint32(nil, next)
+			if _, err := f.WriteAt(b[:bits/8], at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const lost = 300 // more than a sector of the FAT
+		for i := range uint32(lost) {
+			c := d.clusters - lost + i
+			next := c + 1
+			if i == lost-1 {
+				next = 0x0fffffff
+			}
+			put(d.fat+int64(c)*int64(bits)/8, next)
+			if i < lost/2 {
+				put(d.fat+d.fatSize+int64(c)*int64(bits)/8, next)
+			}
+		}
+		bad := d.clusters - lost - 9
+		for i := range d.copies {
+			put(d.fat+i*d.fatSize+int64(bad)*int64(bits)/8, fatBad)
+		}
+		freed, err := d.Reclaim()
+		if err != nil || freed != lost*d.cluster {
+			t.Errorf("FAT%d: freed %d bytes, %v; want %d", bits, freed, err, lost*d.cluster)
+		}
+		for i := range d.copies {
+			put(d.fat+i*d.fatSize+int64(bad)*int64(bits)/8, 0) // it was kept, so that now all is as it was
+		}
+		if now, err := os.ReadFile(img); err != nil || !bytes.Equal(now, sound) {
+			t.Errorf("FAT%d: another volume than before (%v)", bits, err)
 		}
 	}
 }

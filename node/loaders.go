@@ -75,7 +75,7 @@ func (p *ESP) replace(name string, data []byte) (changed bool, err error) {
 	case err != nil:
 		return false, err
 	case bytes.Equal(have, data):
-		return false, p.FS.Remove(temp) // of a run that was cut off
+		return false, p.remove(filepath.Dir(temp), filepath.Base(temp)) // of a run that was cut off
 	}
 	if err := p.writeNew(temp, data); err != nil {
 		return false, err
@@ -83,7 +83,7 @@ func (p *ESP) replace(name string, data []byte) (changed bool, err error) {
 	if err := p.exchange(name, temp, file); err != nil {
 		return false, err
 	}
-	return true, p.FS.Remove(temp)
+	return true, p.remove(filepath.Dir(temp), filepath.Base(temp))
 }
 
 func (p *ESP) exchange(name, temp, final string) error {

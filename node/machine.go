@@ -108,10 +108,27 @@ func open(boot layout.Boot, root string, d *durable.FS, on *mounts) (_ *Machine,
 		m.Cache = filepath.Join(p, ".kairos")
 	}
 	m.OEM = paths["oem"]
+	onESP := func(do func(*fatDisk) error) error { return m.mounts.onFAT("efi", boot.Devices["efi"], do) }
 	m.ESP = &ESP{
 		Dir: paths["efi"], BIOS: boot.Firmware == "bios", FS: m.FS,
-		Rename:   m.mounts.onFAT("efi", boot.Devices["efi"], (*fatDisk).Rename),
-		Exchange: m.mounts.onFAT("efi", boot.Devices["efi"], (*fatDisk).Exchange),
+		Rename: func(dir, from, to string) error {
+			return onESP(func(d *fatDisk) error { return d.Rename(dir, from, to) })
+		},
+		Exchange: func(dir, a, b string) error {
+			return onESP(func(d *fatDisk) error { return d.Exchange(dir, a, b) })
+		},
+		Remove: func(dir, name string) error {
+			return onESP(func(d *fatDisk) error { return d.Remove(dir, name) })
+		},
+		Reclaim: func() error {
+			return onESP(func(d *fatDisk) error {
+				if mountedElsewhere(boot.Devices["efi"]) {
+					return nil // somebody may be writing a file that has no name yet
+				}
+				_, err := d.Reclaim()
+				return err
+			})
+		},
 	}
 	return m, nil
 }

@@ -107,40 +107,47 @@ func (m *mounts) close() error {
 	return errors.Join(errs...)
 }
 
-// onFAT returns a function that changes names on a mounted FAT volume below the file
-// system, which is unmounted for that moment.
-func (m *mounts) onFAT(name, device string, do func(d *fatDisk, dir, from, to string) error) func(dir, from, to string) error {
-	return func(dir, from, to string) (err error) {
-		var at *mounted
-		for i := range m.list {
-			if m.list[i].name == name {
-				at = &m.list[i]
-			}
+// onFAT changes a mounted FAT volume below the file system, which is unmounted for that moment.
+func (m *mounts) onFAT(name, device string, do func(*fatDisk) error) (err error) {
+	var at *mounted
+	for i := range m.list {
+		if m.list[i].name == name {
+			at = &m.list[i]
 		}
-		if at == nil {
-			return fmt.Errorf("%s is not mounted", name)
-		}
-		if err := syncFS(at.dir); err != nil {
-			return err
-		}
-		if err := unix.Unmount(at.dir, 0); err != nil {
-			return fmt.Errorf("unmount %s: %w", device, err)
-		}
-		defer func() { err = errors.Join(err, at.mount()) }()
-		f, err := os.OpenFile(device, os.O_RDWR, 0)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		d, err := openFAT(f)
-		if err != nil {
-			return err
-		}
-		if err := do(d, dir, from, to); err != nil {
-			return err
-		}
-		return f.Sync()
 	}
+	if at == nil {
+		return fmt.Errorf("%s is not mounted", name)
+	}
+	if err := syncFS(at.dir); err != nil {
+		return err
+	}
+	if err := unix.Unmount(at.dir, 0); err != nil {
+		return fmt.Errorf("unmount %s: %w", device, err)
+	}
+	defer func() { err = errors.Join(err, at.mount()) }()
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	d, err := openFAT(f)
+	if err != nil {
+		return err
+	}
+	if err := do(d); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// mountedElsewhere says whether a device that we have unmounted has another mount still.
+func mountedElsewhere(device string) bool {
+	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_EXCL, 0) // a mounted device refuses that
+	if err != nil {
+		return true
+	}
+	f.Close()
+	return false
 }
 
 func syncFS(dir string) error {

@@ -85,8 +85,18 @@ func TestPowerCutAtEachStep(t *testing.T) {
 			if _, err := m.stage(t.Context(), m.State, img, nil); err != nil {
 				return "", err
 			}
-			return a.id, os.WriteFile(filepath.Join(m.ESP.Dir, layout.UKIDir, stagedName(entry(9, c.id, 3))), []byte("half"), 0o644)
-		}, func(ctx context.Context, m *Machine) error { _, err := m.GC(ctx, nil); return err }, []string{a.id}},
+			dir := filepath.Join(m.ESP.Dir, layout.UKIDir)
+			return a.id, errors.Join(os.WriteFile(filepath.Join(dir, stagedName(entry(9, c.id, 3))), []byte("half"), 0o644),
+				os.WriteFile(filepath.Join(dir, "KAIROS~2.EFI"), []byte("half of its name"), 0o644))
+		}, func(ctx context.Context, m *Machine) error {
+			if _, err := m.GC(ctx, nil); err != nil {
+				return err
+			}
+			if left, _ := filepath.Glob(filepath.Join(m.ESP.Dir, layout.UKIDir, "*")); len(left) != 2 {
+				return fmt.Errorf("beside release and recovery there is still something: %s", left)
+			}
+			return nil
+		}, []string{a.id}},
 		{"installation onto partitions that are kept", nothing, func(ctx context.Context, m *Machine) error {
 			medium, release, err := liveMedium(t, b)
 			if err != nil {

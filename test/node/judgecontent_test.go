@@ -29,6 +29,7 @@ type bootFiles map[string]map[[32]byte]bool
 // espContent is what an ESP says about booting.
 type espContent struct {
 	order    []klayout.Entry         // what the loader starts, first to last
+	used     []klayout.Entry         // what a file of the loader's names
 	problems map[klayout.Entry]error // with an entry's files
 	files    map[string][32]byte
 }
@@ -54,11 +55,8 @@ func (j *judge) learn() error {
 
 // checkESP checks the file system and the boot files.
 func (j *judge) checkESP(p *part) (espContent, error) {
-	if err := j.fsckFAT(p); err != nil {
-		return espContent{}, err
-	}
 	esp, err := j.readESP(p)
-	if err != nil {
+	if err := errors.Join(j.fsckFAT(p, esp), err); err != nil {
 		return esp, err
 	}
 	for name, sum := range esp.files {
@@ -70,7 +68,7 @@ func (j *judge) checkESP(p *part) (espContent, error) {
 }
 
 // fsckFAT runs fsck.vfat on the ESP.
-func (j *judge) fsckFAT(p *part) error {
+func (j *judge) fsckFAT(p *part, esp espContent) error {
 	out, err := exec.Command("losetup", "--find", "--show", "--read-only", "--offset", fmt.Sprint(p.start), "--sizelimit", fmt.Sprint(p.size), j.disk.Name()).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("losetup: %w: %s", err, out)
@@ -81,7 +79,7 @@ func (j *judge) fsckFAT(p *part) error {
 	if err != nil && exitCode(err) != 1 {
 		return fmt.Errorf("fsck.vfat: %w\n%s", err, out)
 	}
-	if problem := fatProblem(lines(out), j.inFlight); problem != "" {
+	if problem := fatProblem(lines(out), j.inFlight, unusedFAT(esp.used)); problem != "" {
 		return fmt.Errorf("fsck.vfat: %s\n%s", problem, out)
 	}
 	return nil
@@ -127,7 +125,7 @@ func (j *judge) readESP(p *part) (esp espContent, err error) {
 			}
 			esp.files["grub.cfg"] = sha256.Sum256(config)
 		}
-		esp.order = order(entries)
+		esp.used, esp.order = entries, order(entries)
 		for _, e := range esp.order {
 			esp.problems[e] = j.readBootFiles(p, dir, e, esp.files)
 		}

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	klayout "github.com/kairos-buildkit/kairos/layout"
 )
 
 // harmlessFAT are the lines of `fsck.vfat -n` that a file system has which was in use when the power
@@ -13,7 +15,7 @@ import (
 var harmlessFAT = []*regexp.Regexp{
 	// Its name and version, its totals, and that it did as it was told.
 	regexp.MustCompile(`^fsck\.fat \d`),
-	regexp.MustCompile(`^\S+: \d+ files, \d+/\d+ clusters$`),
+	regexp.MustCompile(`^/dev/\S+: \d+ files, \d+/\d+ clusters$`),
 	regexp.MustCompile(`^Leaving filesystem unchanged\.$`),
 	// The kernel sets the dirty bit in the boot sector, not in its copy, while the file system is mounted
 	// for writing. Nothing that boots looks at it.
@@ -37,20 +39,36 @@ var inFlightFAT = []*regexp.Regexp{
 	regexp.MustCompile(`^FATs differ but appear to be intact\.$`),
 	regexp.MustCompile(`^\s*Using first FAT\.$`),
 	regexp.MustCompile(`^Reclaimed \d+ unused clusters? \(\d+ bytes\)\.?$`),
-	regexp.MustCompile(`^/(kairos/[0-9a-f]{12}/(vmlinuz|initrd|entry\.cfg)|EFI/Linux/kairos-\S+\.tmp)$`),
-	regexp.MustCompile(`^\s*Contains a free cluster \(\d+\)\. Assuming EOF\.$`),
-	regexp.MustCompile(`^\s*File size is \d+ bytes, cluster chain length is \d+ bytes\.$`),
-	regexp.MustCompile(`^\s*Truncating file to \d+ bytes\.$`),
 }
 
-// fatProblem returns the first line that is a fault, or "".
-func fatProblem(lines []string, inFlight bool) string {
+// unusedFAT are the files and folders that no loader looks at. Where writes were on their way, they may be anything, and
+// the next command takes away their names without a look at the rest.
+func unusedFAT(used []klayout.Entry) func(path string) bool {
+	return func(path string) bool {
+		if strings.HasSuffix(path, ".tmp") {
+			return true
+		}
+		inside, ok := strings.CutPrefix(path, "/"+klayout.GrubKernelDir+"/")
+		id, _, _ := strings.Cut(inside, "/")
+		return ok && klayout.ValidID(id) && !slices.ContainsFunc(used, func(e klayout.Entry) bool { return e.ID == id })
+	}
+}
+
+// fatProblem returns the first line that is a fault, or "". What it says of a file or folder is its path, and then
+// lines that are indented.
+func fatProblem(lines []string, inFlight bool, unused func(path string) bool) string {
 	allowed := slices.Clone(harmlessFAT)
 	if inFlight {
 		allowed = append(allowed, inFlightFAT...)
 	}
+	skip := false
 	for _, line := range lines {
-		harmless := strings.TrimSpace(line) == ""
+		if path, ok := strings.CutPrefix(line, "/"); ok {
+			skip = inFlight && unused("/"+path)
+		} else if !strings.HasPrefix(line, " ") {
+			skip = false
+		}
+		harmless := skip || strings.TrimSpace(line) == ""
 		for _, re := range allowed {
 			harmless = harmless || re.MatchString(line)
 		}
