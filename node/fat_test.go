@@ -40,6 +40,22 @@ func tool(t testing.TB, name string, args ...string) string {
 	return string(out)
 }
 
+// openImage opens a volume, and records what is written to it.
+func openImage(t *testing.T, img string) (*fatDisk, *recorder) {
+	t.Helper()
+	f, err := os.OpenFile(img, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	r := &recorder{File: f}
+	d, err := openFAT(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d, r
+}
+
 // fatImage makes a volume with mkfs.fat and puts files into EFI/Linux with mtools.
 func fatImage(t testing.TB, bits int, files map[string]string) string {
 	t.Helper()
@@ -74,22 +90,13 @@ func TestRenameOnFATIsOneSector(t *testing.T) {
 			files["EFI/Linux/"+stagedName(e)] = strings.Repeat(e.ID, 100)
 		}
 		img := fatImage(t, bits, files)
-		f, err := os.OpenFile(img, os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
 		for _, e := range entries {
 			for _, names := range [][2]string{
 				{stagedName(e), e.String()},                                   // commit
 				{e.String(), entry(e.Seq, e.ID, 2).String()},                  // a try
 				{entry(e.Seq, e.ID, 2).String(), entry(e.Seq, e.ID).String()}, // bless
 			} {
-				r := &recorder{File: f}
-				d, err := openFAT(r)
-				if err != nil {
-					t.Fatal(err)
-				}
+				d, r := openImage(t, img)
 				if d.bits != bits {
 					t.Fatalf("FAT%d taken for FAT%d", bits, d.bits)
 				}
@@ -117,15 +124,7 @@ func TestRenameOnFATIsOneSector(t *testing.T) {
 // disk, and whatever comes and goes then.
 func TestBootEntryIsInOneSector(t *testing.T) {
 	img := newESP(t)
-	f, err := os.OpenFile(img, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	d, err := openFAT(f)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, _ := openImage(t, img)
 	seen := 0
 	check := func() {
 		t.Helper()
@@ -212,16 +211,7 @@ func TestRemoveOnFAT(t *testing.T) {
 	for _, to := range []string{gone, stays, "::kairos/" + idA + "/vmlinuz", "::kairos/" + idA + "/initrd", "::kairos/" + idB + "/vmlinuz"} {
 		tool(t, "mcopy", "-i", img, uki, to)
 	}
-	f, err := os.OpenFile(img, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	r := &recorder{File: f}
-	d, err := openFAT(r)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, r := openImage(t, img)
 	find := func(dir, name string) fatEntry {
 		cluster, err := d.dir(dir)
 		if err != nil {
@@ -235,7 +225,7 @@ func TestRemoveOnFAT(t *testing.T) {
 	}
 	// The file that goes has, by its name, the other one's clusters.
 	torn, whole := find("EFI/Linux", entry(2, idA, 3).String()), find("EFI/Linux", entry(3, idB).String())
-	if _, err := f.WriteAt(whole.raw[26:28], torn.slots[len(torn.slots)-1]+26); err != nil {
+	if _, err := r.File.WriteAt(whole.raw[26:28], torn.slots[len(torn.slots)-1]+26); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range [][2]string{{"EFI/Linux", entry(2, idA, 3).String()}, {"kairos", idA}} {
@@ -276,15 +266,7 @@ func TestReclaimOnFAT(t *testing.T) {
 			files[fmt.Sprintf("EFI/Linux/a file with a long name %d", i)] = strings.Repeat("content", 300*i)
 		}
 		img := fatImage(t, bits, files)
-		f, err := os.OpenFile(img, os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		d, err := openFAT(f)
-		if err != nil {
-			t.Fatal(err)
-		}
+		d, f := openImage(t, img)
 		if freed, err := d.Reclaim(); freed != 0 || err != nil {
 			t.Errorf("FAT%d: a sound volume: %d bytes, %v", bits, freed, err)
 		}
@@ -330,16 +312,7 @@ func TestReclaimOnFAT(t *testing.T) {
 
 func TestExchangeOnFATIsOneSector(t *testing.T) {
 	img := fatImage(t, 16, map[string]string{"EFI/BOOT/BOOTX64.EFI": "old loader", "EFI/BOOT/BOOTX64.TMP": strings.Repeat("new", 1000)})
-	f, err := os.OpenFile(img, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	r := &recorder{File: f}
-	d, err := openFAT(r)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, r := openImage(t, img)
 	if err := d.Exchange("EFI/BOOT", "BOOTX64.EFI", "BOOTX64.TMP"); err != nil {
 		t.Fatal(err)
 	}
@@ -358,16 +331,7 @@ func TestExchangeOnFATIsOneSector(t *testing.T) {
 func TestRenameOnFATRefuses(t *testing.T) {
 	a, b := entry(1, idA, 3), entry(2, idB, 3)
 	img := fatImage(t, 16, map[string]string{"EFI/Linux/" + a.String(): "a", "EFI/Linux/" + b.String(): "b"})
-	f, err := os.OpenFile(img, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	r := &recorder{File: f}
-	d, err := openFAT(r)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, r := openImage(t, img)
 	for name, c := range map[string][3]string{
 		"no such folder": {"EFI/Nothing", a.String(), stagedName(a)},
 		"no such file":   {"EFI/Linux", "kairos.efi", "kairos.tmp"},
