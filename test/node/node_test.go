@@ -70,19 +70,25 @@ func run(name string, args ...string) error {
 	return nil
 }
 
-// buildImage builds a context as an OCI layout in workDir.
+// images are the builds of this run by their names.
+var images sync.Map
+
+// buildImage builds a context as an OCI layout in workDir: once, whoever asks.
 func buildImage(name, context string, args ...string) (string, error) {
-	dest := filepath.Join(workDir, name+".oci")
-	if made(filepath.Join(dest, "index.json")) {
-		return dest, nil
-	}
-	if err := os.RemoveAll(dest); err != nil {
-		return "", err
-	}
-	return dest, run(kairosBin, append([]string{"build", "--progress", "plain", "--root", stateDir,
-		"--build-context", "debian:trixie=oci-layout://" + baseLayout, "--build-arg", "SOURCE_DATE_EPOCH=" + epoch,
-		"--label", klayout.ImageLabelVersion + "=" + name,
-		"--output", "type=oci,tar=false,rewrite-timestamp=true,dest=" + dest, context}, args...)...)
+	once, _ := images.LoadOrStore(name, sync.OnceValues(func() (string, error) {
+		dest := filepath.Join(workDir, name+".oci")
+		if made(filepath.Join(dest, "index.json")) {
+			return dest, nil
+		}
+		if err := os.RemoveAll(dest); err != nil {
+			return "", err
+		}
+		return dest, run(kairosBin, append([]string{"build", "--progress", "plain", "--root", stateDir,
+			"--build-context", "debian:trixie=oci-layout://" + baseLayout, "--build-arg", "SOURCE_DATE_EPOCH=" + epoch,
+			"--label", klayout.ImageLabelVersion + "=" + name,
+			"--output", "type=oci,tar=false,rewrite-timestamp=true,dest=" + dest, context}, args...)...)
+	}))
+	return once.(func() (string, error))()
 }
 
 // rootShell is a command line for an image whose releases have some seconds to be blessed.
@@ -392,7 +398,8 @@ func (s *server) ref(m *machine, tag string) string {
 // take one of them, or none.
 var everything = os.Getenv("KAIROS_TEST_ALL") != "" || everyCut
 
-// bothFirmwares runs a test under each firmware: where not everything is wanted, under those of the sample.
+// bothFirmwares runs a test under each firmware: where not everything is wanted, under those of the sample. All
+// tests are parallel, two at a time on two cores.
 func bothFirmwares(t *testing.T, do func(*testing.T, qemu.Firmware), sample ...qemu.Firmware) {
 	for _, f := range []qemu.Firmware{qemu.UEFI, qemu.BIOS} {
 		t.Run(string(f), func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 // TestPowerCutInstallation has the writes of an installation: until its last one there is no disk that
 // anything could boot from, and from then on one that boots.
 func TestPowerCutInstallation(t *testing.T) {
+	t.Parallel()
 	bothFirmwares(t, func(t *testing.T, firmware qemu.Firmware) {
 		installations[firmware].get(t, firmware)
 		log := readLog(t, installLog(firmware))

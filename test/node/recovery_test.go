@@ -12,6 +12,7 @@ import (
 // With active and passive both broken the recovery system boots by itself, and reset makes a working
 // node of it.
 func TestRecovery(t *testing.T) {
+	t.Parallel()
 	bothFirmwares(t, func(t *testing.T, firmware qemu.Firmware) {
 		m := start(t, firmware)
 		first := m.status().Booted.Release

@@ -14,6 +14,7 @@ import (
 // Without systemd a script starts the node agent: it installs, blesses, and gives up a release
 // that is not healthy.
 func TestSysvinit(t *testing.T) {
+	t.Parallel()
 	oci, err := buildImage("sysvinit", "testdata/sysvinit", "--label", klayout.ImageLabelCmdline+"="+klayout.CmdlineDeadline+"=400")
 	if err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ func discardLogger() *log.Logger { return log.New(io.Discard, "", 0) }
 // A node is installed from a medium without anybody at the console, lives by its config, and takes an
 // upgrade whose cost is that of what has changed.
 func TestInstallAndUpgrade(t *testing.T) {
+	t.Parallel()
 	bothFirmwares(t, func(t *testing.T, firmware qemu.Firmware) {
 		m := start(t, firmware)
 		s := m.status()
