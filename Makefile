@@ -66,7 +66,7 @@ test-unit: build tools ## the tests that boot nothing: two minutes
 test-vm: build base tools ## the tests that boot virtual machines; TESTS=REGEXP chooses some
 	scripts/deps $(TEST_DEPS)
 	scripts/base arm64
-	$(GO) test -tags vm -p 1 -count 1 -timeout $(if $(KAIROS_TEST_ALL),6h,75m) $(if $(TESTS),-run '$(TESTS)') ./node ./test/...
+	$(GO) test -tags vm -p 2 -count 1 -timeout $(if $(KAIROS_TEST_ALL),6h,75m) $(if $(TESTS),-run '$(TESTS)') ./node ./test/...
 
 .PHONY: test-all
 test-all: export KAIROS_TEST_ALL = 1

@@ -18,6 +18,7 @@ func cmdline(s string) string { return fmt.Sprintf("\nLABEL %s=%q", klayout.Imag
 // A release that is broken, in any of these ways, ends in the old release without anybody's help, and
 // status says what happened.
 func TestBrokenReleases(t *testing.T) {
+	t.Parallel()
 	state := "mount -o remount,rw /run/kairos/store && cd /run/kairos/store && "
 	esp := "mkdir -p /run/esp && mount $(jq_efi) /run/esp && cd /run/esp && "
 	for _, c := range []struct {
@@ -60,7 +61,7 @@ func TestBrokenReleases(t *testing.T) {
 					efi := `jq_efi() { sed -n 's/.*"efi": "\(.*\)".*/\1/p' /run/kairos/boot.json; }; `
 					m.Check("(set -e; ID=" + second + "; " + efi + c.damage + "; sync) 2>&1; umount /run/esp 2>/dev/null; mount -o remount,ro /run/kairos/store 2>/dev/null; true")
 				}
-				m.Check("systemd-run --on-active=1 systemctl reboot 2>&1")
+				m.Check("systemd-run --on-active=1 systemctl reboot --force 2>&1") // the services' end takes a while
 				m.fellBack(first)
 				s := m.status()
 				if s.Booted.Release != first || s.Active.Release != first || len(s.Failed) != 1 || s.Failed[0].Release != second {
