@@ -96,7 +96,8 @@ func machine() string {
 		}
 	}
 	kernel, _ := exec.Command("uname", "-r").Output()
-	return fmt.Sprintf("%d CPUs (%s), Linux %s, %s", runtime.NumCPU(), model, strings.TrimSpace(string(kernel)), runtime.Version())
+	version, _, _ := strings.Cut(strings.TrimSpace(string(kernel)), "-") // what follows is the builder's name for it
+	return fmt.Sprintf("%d CPUs (%s), Linux %s, %s", runtime.NumCPU(), model, version, runtime.Version())
 }
 
 func median(v []float64) float64 {
