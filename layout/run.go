@@ -19,6 +19,9 @@ const (
 	// RunBlessed is an empty file that `kairos-apply bless` makes. The guard that /init
 	// leaves behind restarts the machine when it is missing after [Boot].Deadline seconds.
 	RunBlessed = RunDir + "/blessed"
+	// RunUnhealthy is an empty file that `kairos-apply bless` makes when it has written why the
+	// release fails (see FailureDir), before it restarts the machine. The guard then writes nothing.
+	RunUnhealthy = RunDir + "/unhealthy"
 
 	// FailureDir holds, in a store, one text file for each release that failed: its name is
 	// <id>.txt, its first line says why, and the last lines of the console follow. Whoever

@@ -187,6 +187,9 @@ func TestHealth(t *testing.T) {
 			if _, err := os.Stat(m.path(layout.RunBlessed)); err == nil {
 				t.Error("the guard was sent away")
 			}
+			if _, err := os.Stat(m.path(layout.RunUnhealthy)); err != nil {
+				t.Errorf("the guard does not know of the report: %v", err)
+			}
 			// The next release that boots says so at its login prompt.
 			useUp(t, m, b.id)
 			m = fakeMachine(t, disk, "uefi", a.id, t.TempDir(), nil)

@@ -45,7 +45,7 @@ func (m *Machine) Bless(ctx context.Context) (Assessment, error) {
 	}
 	if !trial {
 		a.Outcome = "good already"
-		return a, errors.Join(m.markBlessed(), m.ESP.Mirror())
+		return a, errors.Join(m.mark(layout.RunBlessed), m.ESP.Mirror())
 	}
 
 	ctx, cancel := context.WithDeadline(ctx, m.deadline(time.Now()))
@@ -54,7 +54,10 @@ func (m *Machine) Bless(ctx context.Context) (Assessment, error) {
 	var unhealthy *UnhealthyError
 	if errors.As(err, &unhealthy) {
 		a.Outcome = "unhealthy"
-		return a, errors.Join(err, m.reportFailure(a.Release, unhealthy.Reason, outputs(a.Checks)))
+		if report := m.reportFailure(a.Release, unhealthy.Reason, outputs(a.Checks)); report != nil {
+			return a, errors.Join(err, report)
+		}
+		return a, errors.Join(err, m.mark(layout.RunUnhealthy))
 	}
 	if err != nil {
 		return a, err
@@ -64,12 +67,12 @@ func (m *Machine) Bless(ctx context.Context) (Assessment, error) {
 	}
 	a.Outcome = "blessed"
 	// Last: a report of an earlier try is of no use any more, and no harm either.
-	return a, errors.Join(m.markBlessed(), m.FS.Remove(filepath.Join(m.State.Dir(), layout.FailurePath(a.Release))))
+	return a, errors.Join(m.mark(layout.RunBlessed), m.FS.Remove(filepath.Join(m.State.Dir(), layout.FailurePath(a.Release))))
 }
 
-// markBlessed tells the guard that /init left behind that it can go.
-func (m *Machine) markBlessed() error {
-	path := m.path(layout.RunBlessed)
+// mark tells the guard that /init left behind what came out, by an empty file.
+func (m *Machine) mark(name string) error {
+	path := m.path(name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}

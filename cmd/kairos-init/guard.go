@@ -70,14 +70,18 @@ func guard(args []string) {
 	seconds, _ := strconv.Atoi(args[0])
 	device, _ := strconv.ParseUint(args[2], 10, 64)
 	time.Sleep(time.Duration(seconds) * time.Second)
-	if unix.Faccessat(guardRunFD, path.Base(layout.RunBlessed), unix.F_OK, 0) == nil {
+	marked := func(name string) bool { return unix.Faccessat(guardRunFD, path.Base(name), unix.F_OK, 0) == nil }
+	if marked(layout.RunBlessed) {
 		os.Exit(0)
 	}
 	reason := fmt.Sprintf("not blessed within %d seconds: the system hangs, or its health checks did not pass", seconds)
 	log.write(crit, "release %s was %s; restarting", args[1], reason)
-	// The machine restarts even if the disk does not answer.
-	if err := within(15*time.Second, func() error { return reportFailure(device, args[1], reason) }); err != nil {
-		log.write(crit, "report the failure: %v", err)
+	// A restart that the health checks asked for may take longer than this: they know more about why.
+	if !marked(layout.RunUnhealthy) {
+		// The machine restarts even if the disk does not answer.
+		if err := within(15*time.Second, func() error { return reportFailure(device, args[1], reason) }); err != nil {
+			log.write(crit, "report the failure: %v", err)
+		}
 	}
 	within(15*time.Second, func() error { unix.Sync(); return nil })
 	unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
