@@ -90,16 +90,17 @@ func TestRenameOnFATIsOneSector(t *testing.T) {
 			files["EFI/Linux/"+stagedName(e)] = strings.Repeat(e.ID, 100)
 		}
 		img := fatImage(t, bits, files)
+		d, r := openImage(t, img)
+		if d.bits != bits {
+			t.Fatalf("FAT%d taken for FAT%d", bits, d.bits)
+		}
 		for _, e := range entries {
 			for _, names := range [][2]string{
 				{stagedName(e), e.String()},                                   // commit
 				{e.String(), entry(e.Seq, e.ID, 2).String()},                  // a try
 				{entry(e.Seq, e.ID, 2).String(), entry(e.Seq, e.ID).String()}, // bless
 			} {
-				d, r := openImage(t, img)
-				if d.bits != bits {
-					t.Fatalf("FAT%d taken for FAT%d", bits, d.bits)
-				}
+				r.writes, r.bytes = nil, 0
 				if err := d.Rename("EFI/Linux", names[0], names[1]); err != nil {
 					t.Fatal(err)
 				}
