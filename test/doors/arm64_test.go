@@ -3,7 +3,6 @@
 package doors
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,7 +10,6 @@ import (
 
 	"github.com/kairos-buildkit/kairos/internal/qemu"
 	"github.com/kairos-buildkit/kairos/internal/vmtest"
-	"github.com/kairos-buildkit/kairos/layout"
 )
 
 // An image for arm64 is built on amd64. A Dockerfile without RUN takes no emulation, and its ISO
@@ -33,7 +31,7 @@ func TestOtherArchitecture(t *testing.T) {
 		return run(t, kairosBin, append(append([]string{"build", "--progress", "plain", "--root", filepath.Join(toolDir, "state"),
 			"--build-context", baseContext + filepath.Join(repo, base), "--platform", "linux/arm64"}, output...), dir)...)
 	}
-	build("arm64", fmt.Sprintf("LABEL %s=%q\n", layout.ImageLabelCmdline, vmtest.RootShellCmdline), "--output", "type=iso,dest=arm64.iso", "--output", "type=raw,dest=arm64.raw")
+	build("arm64", rootShell, "--output", "type=iso,dest=arm64.iso", "--output", "type=raw,dest=arm64.raw")
 
 	vm := vmtest.Start(t, qemu.Machine{Arch: "arm64", NoReboot: true, NoNet: true, Drives: []qemu.Drive{{Path: filepath.Join(workDir, "arm64.iso"), CDROM: true}}})
 	vm.WaitLogin()

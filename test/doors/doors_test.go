@@ -68,11 +68,14 @@ func prepare() error {
 	return writeDockerfile(contextDir, "kairos")
 }
 
+// rootShell is the line of a Dockerfile that gives a system a root shell for the tests.
+var rootShell = fmt.Sprintf("LABEL %s=%q\n", layout.ImageLabelCmdline, vmtest.RootShellCmdline)
+
 func writeDockerfile(dir, syntax string) error {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
-	text := "# syntax=" + syntax + "\n" + dockerfile + fmt.Sprintf("LABEL %s=%q\n", layout.ImageLabelCmdline, vmtest.RootShellCmdline)
+	text := "# syntax=" + syntax + "\n" + dockerfile + rootShell
 	return os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(text), 0o666)
 }
 

@@ -96,9 +96,9 @@ func rootShell(seconds int) string {
 	return fmt.Sprintf("%s panic=2 %s=%d", vmtest.RootShellCmdline, klayout.CmdlineDeadline, seconds)
 }
 
-var example = sync.OnceValues(func() (string, error) {
+func example() (string, error) {
 	return buildImage("v1", exampleDir, "--label", klayout.ImageLabelCmdline+"="+rootShell(400))
-})
+}
 
 // derived builds an ordinary image on top of the example: no syntax line, only these instructions.
 func derived(t *testing.T, name, instructions string) string {
@@ -285,8 +285,14 @@ func (m *machine) blessed() {
 // reboot restarts the machine in order.
 func (m *machine) reboot() {
 	m.t.Helper()
-	m.Check("systemd-run --on-active=1 --timer-property=AccuracySec=100ms systemctl reboot 2>&1")
+	m.soon("systemctl reboot")
 	m.up()
+}
+
+// soon runs a command a moment later, when the shell has answered.
+func (m *machine) soon(command string) {
+	m.t.Helper()
+	m.Check("systemd-run --on-active=1 --timer-property=AccuracySec=100ms " + command + " 2>&1")
 }
 
 func (m *machine) status() node.Status {
