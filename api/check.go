@@ -1,0 +1,44 @@
+package api
+
+// Outcomes of a check of an upgrade.
+const (
+	OutcomeNothing = "nothing to do"
+	OutcomeUpgrade = "would upgrade"
+	OutcomeRefused = "would be refused"
+)
+
+// UpgradeCheck is what an upgrade would do. Nothing on the node has changed.
+type UpgradeCheck struct {
+	Release string `json:"release"` // id of the image's
+	Version string `json:"version,omitempty"`
+	// Booted is the id of the release that Labels and Packages are compared with: the one that runs.
+	Booted   string `json:"booted"`
+	Recovery bool   `json:"recovery,omitempty"` // the recovery system would be upgraded
+	// Outcome is one of OutcomeNothing, OutcomeUpgrade and OutcomeRefused, and Reason says why it would be refused, as
+	// far as that can be known before the layers are there.
+	Outcome string `json:"outcome"`
+	Reason  string `json:"reason,omitempty"`
+	// Layers are the image's layers, Missing those of them that the node does not have.
+	Layers  int `json:"layers"`
+	Missing int `json:"missing"`
+	// Fetch is the number of bytes to fetch from a registry at most: what an earlier run has fetched is not
+	// subtracted. Write is about what would be written to the partition with the store, and Free what that has.
+	Fetch int64 `json:"fetch"`
+	Write int64 `json:"write"`
+	Free  int64 `json:"free"`
+	// Removed are the ids of releases that no role would need any more.
+	Removed []string `json:"removed,omitempty"`
+	// Labels are those of the image's labels io.kairos.* that differ, by name.
+	Labels []Difference `json:"labels,omitempty"`
+	// Packages are those of the distribution's packages that differ, by name. PackagesUnknown says why they are not
+	// known.
+	Packages        []Difference `json:"packages,omitempty"`
+	PackagesUnknown string       `json:"packagesUnknown,omitempty"`
+}
+
+// Difference is a value that is another one in the new image than in what runs. "" is none.
+type Difference struct {
+	Name   string `json:"name"`
+	Before string `json:"before,omitempty"`
+	After  string `json:"after,omitempty"`
+}

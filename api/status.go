@@ -1,0 +1,74 @@
+package api
+
+// Schema is the version of the objects in this package.
+const Schema = 1
+
+// Modes in which a machine runs.
+const (
+	ModeInstalled = "installed" // booted from STATE
+	ModeRecovery  = "recovery"  // booted from RECOVERY
+	ModeLive      = "live"      // booted from a medium
+	ModeNone      = "none"      // a container, or a system that Kairos did not start
+)
+
+// PersistentInMemory is where what is persistent is while its partition cannot be used.
+const PersistentInMemory = "memory"
+
+// Status says what is booted, what boots next, and what failed.
+type Status struct {
+	// Schema is [Schema]. It grows when a field changes its meaning.
+	Schema int `json:"schema"`
+	// Mode is one of ModeInstalled, ModeRecovery, ModeLive and ModeNone.
+	Mode string `json:"mode"`
+	// Firmware is "uefi" or "bios".
+	Firmware string `json:"firmware,omitempty"`
+	// Booted is the release that runs.
+	Booted *Slot `json:"booted,omitempty"`
+	// Active is the release that boots next, Passive the one that boots if that fails,
+	// Recovery the one that boots if both fail.
+	Active   *Slot `json:"active,omitempty"`
+	Passive  *Slot `json:"passive,omitempty"`
+	Recovery *Slot `json:"recovery,omitempty"`
+	// Failed are releases that used up their tries. They stay until the next upgrade.
+	Failed []Slot `json:"failed,omitempty"`
+	// ConfigProblems are the parts of the cloud-config that did not take effect in this boot.
+	ConfigProblems []ConfigProblem `json:"configProblems,omitempty"`
+	// Persistent is PersistentInMemory where the partition PERSISTENT cannot be used, so that nothing is kept over a
+	// restart; else empty.
+	Persistent string `json:"persistent,omitempty"`
+	// Problems are what this boot could not do as the node's config and mount policy have it, in words for a person:
+	// such as a persistent path that is not kept.
+	Problems []string `json:"problems,omitempty"`
+}
+
+// Slot is what one role of a node holds: a release.
+type Slot struct {
+	// Release is the release's id: the first 12 hex digits of the image's config digest.
+	Release string `json:"release"`
+	// Version is KAIROS_VERSION of the image, Image the reference that it was taken from.
+	Version string `json:"version,omitempty"`
+	Image   string `json:"image,omitempty"`
+	// Blessed says that the release has proved healthy. One that has not has tries.
+	Blessed   bool `json:"blessed"`
+	TriesLeft int  `json:"triesLeft"`
+	TriesUsed int  `json:"triesUsed"`
+	// Problem says why the release cannot boot, where that is known: its release.json or a
+	// layer is missing or damaged.
+	Problem string `json:"problem,omitempty"`
+	// Failure is what was recorded when the release last failed.
+	Failure *Failure `json:"failure,omitempty"`
+}
+
+// Failure is why a release failed.
+type Failure struct {
+	Reason string `json:"reason"`
+	Log    string `json:"log,omitempty"` // last lines of the console
+}
+
+// ConfigProblem is a part of the cloud-config that did not take effect.
+type ConfigProblem struct {
+	Where   string `json:"where,omitempty"` // file and line
+	Path    string `json:"path,omitempty"`  // key, such as users[0].passwd
+	Message string `json:"message"`
+	Stage   string `json:"stage,omitempty"` // the stage that failed
+}
