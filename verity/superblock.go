@@ -68,7 +68,9 @@ func ParseSuperblock(b []byte) (Superblock, error) {
 	copy(s.UUID[:], b[16:])
 	s.DataBlocks = binary.LittleEndian.Uint64(b[72:])
 	if !bytes.Equal(b, s.Marshal()) {
-		return Superblock{}, errors.New("verity superblock: not version 1, sha256, blocks of 4096 and a salt of 32 zeros")
+		return Superblock{}, errors.New(
+			"verity superblock: not version 1, sha256, blocks of 4096 and a salt of 32 zeros",
+		)
 	}
 	return s, nil
 }

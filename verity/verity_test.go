@@ -99,7 +99,8 @@ func TestBytesAreVeritysetups(t *testing.T) {
 			if err := os.WriteFile(file, got, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if out, err := exec.Command("veritysetup", "verify", file, file, root, fmt.Sprint("--hash-offset=", len(data))).CombinedOutput(); err != nil {
+			if out, err := exec.Command("veritysetup", "verify", file, file, root,
+				fmt.Sprint("--hash-offset=", len(data))).CombinedOutput(); err != nil {
 				t.Errorf("veritysetup verify: %v\n%s", err, out)
 			}
 		})
@@ -139,7 +140,8 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 			}
 			if r, err := NewReader(bytes.NewReader(whole), size, root); err == nil {
 				got := make([]byte, len(data))
-				if n, err := r.ReadAt(got, 0); err == nil && !bytes.Equal(got, data) || !bytes.Equal(got[:n], data[:n]) {
+				if n, err := r.ReadAt(got, 0); err == nil && !bytes.Equal(got, data) ||
+					!bytes.Equal(got[:n], data[:n]) {
 					t.Fatalf("flip at %d: wrong data read", at)
 				}
 			}
@@ -150,7 +152,7 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 			t.Error("accepted under another root hash")
 		}
 		if err := Verify(bytes.NewReader(whole[:len(whole)-1]), size, root); err == nil {
-			t.Error("accepted when cut short")
+			t.Error("accepted when truncated")
 		}
 	}
 }
@@ -194,7 +196,12 @@ func TestWriterRefuses(t *testing.T) {
 			_, _, err := w.Finish(3 * BlockSize)
 			return err
 		},
-		"missing end": func(w *Writer) error { w.WriteAt(block, 0); _, _, err := w.Finish(300 * BlockSize); return err },
+		"missing end": func(w *Writer) error {
+			w.WriteAt(block,
+				0)
+			_, _, err := w.Finish(300 * BlockSize)
+			return err
+		},
 		"beyond end": func(w *Writer) error {
 			w.WriteAt(block, 0)
 			w.WriteAt(block, BlockSize)

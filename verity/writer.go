@@ -10,11 +10,11 @@ import (
 
 // Writer passes data on to a file and hashes it on the way, on all processors.
 type Writer struct {
-	dst  io.WriterAt
-	tree tree
-	busy sync.WaitGroup
-	slot chan struct{} // one for each piece that may be in work: bounds memory
-	pool sync.Pool
+	dst     io.WriterAt
+	tree    tree
+	busy    sync.WaitGroup
+	pending chan struct{} // one for each piece that may be in work: bounds memory
+	pool    sync.Pool
 }
 
 // piece is the most that one goroutine hashes at a time: it keeps several processors busy
@@ -24,9 +24,9 @@ const piece = 128 << 10
 // NewWriter returns a Writer of data at the beginning of dst.
 func NewWriter(dst io.WriterAt) *Writer {
 	return &Writer{
-		dst:  dst,
-		slot: make(chan struct{}, runtime.GOMAXPROCS(0)+1),
-		pool: sync.Pool{New: func() any { return new([]byte) }},
+		dst:     dst,
+		pending: make(chan struct{}, runtime.GOMAXPROCS(0)+1),
+		pool:    sync.Pool{New: func() any { return new([]byte) }},
 	}
 }
 
@@ -40,7 +40,7 @@ func (w *Writer) WriteAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	for at := 0; at < len(p); at += piece {
-		w.slot <- struct{}{}
+		w.pending <- struct{}{}
 		// A copy, because the caller may change p as soon as WriteAt returns.
 		part := p[at:min(at+piece, len(p))]
 		buf := w.pool.Get().(*[]byte)
@@ -49,7 +49,7 @@ func (w *Writer) WriteAt(p []byte, off int64) (int, error) {
 		w.busy.Go(func() {
 			w.tree.hash(*buf, first)
 			w.pool.Put(buf)
-			<-w.slot
+			<-w.pending
 		})
 	}
 	return w.dst.WriteAt(p, off)
