@@ -46,7 +46,10 @@ type sectionHeader struct {
 }
 
 // parse reads the headers and checks all that later code relies on.
-func parse(file []byte) (*header, error) {
+func parse(file []byte) (*header, error) { return parseHeaders(file, int64(len(file))) }
+
+// parseHeaders is parse of the beginning of a file of a size.
+func parseHeaders(file []byte, total int64) (*header, error) {
 	if len(file) < 0x40 || string(file[:2]) != "MZ" {
 		return nil, errors.New("not a PE file: no MZ header")
 	}
@@ -74,7 +77,7 @@ func parse(file []byte) (*header, error) {
 			return nil, fmt.Errorf("PE file: alignment %d is not a power of two up to 1 MiB", a)
 		}
 	}
-	if int64(h.headersSize) > int64(len(file)) || int(h.headersSize) < h.table+count*sectionSize {
+	if int64(h.headersSize) > total || int(h.headersSize) < h.table+count*sectionSize {
 		return nil, fmt.Errorf("PE file: header size %d", h.headersSize)
 	}
 	for i := range count {
@@ -84,7 +87,7 @@ func parse(file []byte) (*header, error) {
 		} else if s.offset < h.headersSize {
 			return nil, fmt.Errorf("PE file: section %s overlaps the headers", s.name)
 		}
-		if int64(s.offset)+int64(s.size) > int64(len(file)) || int64(s.address)+int64(s.virtualSize) > 1<<31 {
+		if int64(s.offset)+int64(s.size) > total || int64(s.address)+int64(s.virtualSize) > 1<<31 {
 			return nil, fmt.Errorf("PE file: section %s is not within the file", s.name)
 		}
 		h.sections = append(h.sections, s)
@@ -107,7 +110,11 @@ func (h *header) certificateSize() uint32 { return h.certificates }
 func (h *header) add(file []byte, s sectionHeader) error {
 	at := h.table + len(h.sections)*sectionSize
 	if at+sectionSize > int(h.headersSize) {
-		return fmt.Errorf("section %s: the stub's headers have no room for more than %d sections", s.name, len(h.sections))
+		return fmt.Errorf(
+			"section %s: the stub's headers have no room for more than %d sections",
+			s.name,
+			len(h.sections),
+		)
 	}
 	b := file[at : at+sectionSize]
 	clear(b)

@@ -8,18 +8,21 @@
 //	             zeros up to SizeOfHeaders: room for more section headers
 //	             the stub's sections
 //	             the appended sections, each at a multiple of FileAlignment and of 2048 in the
-//	             file, and of SectionAlignment in memory, in the order of both; one may ask
-//	             for more, and then the one before it is padded: no gaps in the file
+//	             file, and of SectionAlignment in memory; in memory in their order, in the file
+//	             the small ones first; one may ask for more, and then the one before it is
+//	             padded: no gaps in the file
 //
 // Equal inputs give equal bytes.
 package uki
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 )
 
 // Section is one section of a PE file.
@@ -38,6 +41,9 @@ const (
 	Cmdline = ".cmdline"
 	OSRel   = ".osrel"
 	Uname   = ".uname"
+	// Profile begins a profile: the sections behind it take the place of those before the first one when a boot loader
+	// names its number. The first one is number 0, which starts where none is named.
+	Profile = ".profile"
 )
 
 // cdSector is the block size of ISO 9660: a volume that has the UKI can show the kernel in it
@@ -58,7 +64,9 @@ func Append(stub []byte, sections []Section) ([]byte, error) {
 		return nil, fmt.Errorf("stub: %w", err)
 	}
 	if h.certificateSize() != 0 {
-		return nil, errors.New("stub: it is signed, and sections cannot be added to a signed file: use the unsigned stub")
+		return nil, errors.New(
+			"stub: it is signed, and sections cannot be added to a signed file: use the unsigned stub",
+		)
 	}
 	// Nothing may follow the stub's last section, or the new ones would not be where the
 	// headers say.
@@ -69,32 +77,66 @@ func Append(stub []byte, sections []Section) ([]byte, error) {
 		fileEnd = max(fileEnd, int64(s.offset)+int64(s.size))
 		memoryEnd = max(memoryEnd, int64(s.address)+int64(s.virtualSize))
 	}
-	out := bytes.NewBuffer(make([]byte, 0, int(fileEnd)+total(sections)))
-	out.Write(stub[:fileEnd])
-	for i, s := range sections {
+	for _, s := range sections {
+		if s.Name == Profile {
+			clear(seen)
+		}
 		if err := check(s, seen); err != nil {
 			return nil, err
 		}
+	}
+	out := bytes.NewBuffer(make([]byte, 0, int(fileEnd)+total(sections)))
+	out.Write(stub[:fileEnd])
+	headers := make([]sectionHeader, len(sections))
+	order := fileOrder(sections)
+	for n, i := range order {
+		next := len(sections)
+		if n+1 < len(order) {
+			next = order[n+1]
+		}
+		s := sections[i]
 		pad(out, h.alignment(sections, i)) // does something for the first only
-		memoryEnd = int64(align(uint64(memoryEnd), h.sectionAlignment))
-		end := align(uint64(out.Len()+len(s.Data)), h.alignment(sections, i+1))
-		header := sectionHeader{
-			name: s.Name, virtualSize: uint32(len(s.Data)), address: uint32(memoryEnd),
+		end := align(uint64(out.Len()+len(s.Data)), h.alignment(sections, next))
+		if end > math.MaxInt32 {
+			return nil, fmt.Errorf("section %s: the file would be larger than 2 GiB", s.Name)
+		}
+		headers[i] = sectionHeader{
+			name: s.Name, virtualSize: uint32(len(s.Data)),
 			size: uint32(end) - uint32(out.Len()), offset: uint32(out.Len()),
 			characteristics: initializedData | readable,
 		}
-		memoryEnd += int64(len(s.Data))
+		out.Write(s.Data)
+		pad(out, h.alignment(sections, next))
+	}
+	for _, header := range headers {
+		memoryEnd = int64(align(uint64(memoryEnd), h.sectionAlignment))
+		header.address = uint32(memoryEnd)
+		memoryEnd += int64(header.virtualSize)
 		if memoryEnd+int64(h.sectionAlignment) > math.MaxInt32 {
-			return nil, fmt.Errorf("section %s: the file would be larger than 2 GiB", s.Name)
+			return nil, fmt.Errorf("section %s: the file would be larger than 2 GiB", header.name)
 		}
 		if err := h.add(out.Bytes(), header); err != nil {
 			return nil, err
 		}
-		out.Write(s.Data)
-		pad(out, h.alignment(sections, i+1))
 	}
 	h.finish(out.Bytes(), uint32(align(uint64(memoryEnd), h.sectionAlignment)))
 	return out.Bytes(), nil
+}
+
+// small is the size in bytes up to which a section is one that boot loaders read to list the file.
+const small = 16 << 10
+
+// fileOrder is the order of the sections' data in the file: first what a boot loader lists the file by, all its
+// profiles too. A file whose end is lost is still listed then, tried, and counted as a try that failed.
+func fileOrder(sections []Section) []int {
+	order := make([]int, len(sections))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		return cmp.Compare(min(len(sections[a].Data)/small, 1), min(len(sections[b].Data)/small, 1))
+	})
+	return order
 }
 
 // alignment is what section i must begin at a multiple of, or the file end where there is none.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"debug/pe"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,8 +47,14 @@ func stub(n int) []byte {
 
 func sample() []Section {
 	return []Section{
-		{Name: OSRel, Data: []byte("ID=kairos\n")}, {Name: Cmdline, Data: []byte("console=ttyS0")}, {Name: Uname, Data: []byte("6.12.1")},
-		{Name: Initrd, Data: bytes.Repeat([]byte("initrd"), 1000)}, {Name: Linux, Data: bytes.Repeat([]byte{1, 2, 3}, 12345)},
+		{
+			Name: OSRel,
+			Data: []byte("ID=kairos\n"),
+		}, {Name: Cmdline, Data: []byte("console=ttyS0")}, {Name: Uname, Data: []byte("6.12.1")},
+		{
+			Name: Initrd,
+			Data: bytes.Repeat([]byte("initrd"), 1000),
+		}, {Name: Linux, Data: bytes.Repeat([]byte{1, 2, 3}, 12345)},
 	}
 }
 
@@ -115,7 +122,8 @@ func TestHeadersHoldTogether(t *testing.T) {
 		if s.VirtualAddress%opt.SectionAlignment != 0 || s.VirtualAddress < memory {
 			t.Errorf("%s: address %#x, the section before ends at %#x", s.Name, s.VirtualAddress, memory)
 		}
-		if s.Offset%opt.FileAlignment != 0 || s.Size%opt.FileAlignment != 0 || s.Offset < disk || s.Size < s.VirtualSize {
+		if s.Offset%opt.FileAlignment != 0 || s.Size%opt.FileAlignment != 0 || s.Offset < disk ||
+			s.Size < s.VirtualSize {
 			t.Errorf("%s: offset %#x size %#x, the section before ends at %#x", s.Name, s.Offset, s.Size, disk)
 		}
 		memory, disk = s.VirtualAddress+s.VirtualSize, s.Offset+s.Size
@@ -145,7 +153,9 @@ func TestForeignToolsReadIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := filepath.Join(t.TempDir(), "linux")
-	if b, err := exec.Command("objcopy", "-O", "binary", "--dump-section", ".linux="+out, name, "/dev/null").CombinedOutput(); err != nil {
+	b, err := exec.Command("objcopy", "-O", "binary", "--dump-section", ".linux="+out, name,
+		"/dev/null").CombinedOutput()
+	if err != nil {
 		t.Fatalf("objcopy (package binutils): %v\n%s", err, b)
 	}
 	got, err := os.ReadFile(out)
@@ -162,14 +172,15 @@ func TestAppendRejects(t *testing.T) {
 		sections []Section
 		want     string
 	}{
-		"not PE":      {[]byte("hello"), sample(), "not a PE file"},
-		"empty":       {nil, sample(), "not a PE file"},
-		"truncated":   {stub(20)[:0x100], sample(), "not a PE32+ file"},
-		"signed":      {signed, sample(), "unsigned"},
-		"no room":     {stub(3), append(sample(), sample()...)[:5], "no room"},
-		"long name":   {stub(20), []Section{{Name: ".toolongname", Data: []byte("x")}}, "1 to 8 bytes"},
-		"empty data":  {stub(20), []Section{{Name: ".linux", Data: nil}}, "empty"},
-		"twice":       {stub(20), []Section{{Name: ".linux", Data: []byte("x")}, {Name: ".linux", Data: []byte("x")}}, "already"},
+		"not PE":     {[]byte("hello"), sample(), "not a PE file"},
+		"empty":      {nil, sample(), "not a PE file"},
+		"truncated":  {stub(20)[:0x100], sample(), "not a PE32+ file"},
+		"signed":     {signed, sample(), "unsigned"},
+		"no room":    {stub(3), append(sample(), sample()...)[:5], "no room"},
+		"long name":  {stub(20), []Section{{Name: ".toolongname", Data: []byte("x")}}, "1 to 8 bytes"},
+		"empty data": {stub(20), []Section{{Name: ".linux", Data: nil}}, "empty"},
+		"twice": {stub(20), []Section{{Name: ".linux", Data: []byte("x")}, {Name: ".linux", Data: []byte("x")}},
+			"already"},
 		"alignment":   {stub(20), []Section{{Name: ".linux", Data: []byte("x"), Align: 3 << 10}}, "power of two"},
 		"stub has it": {stub(20), []Section{{Name: ".text", Data: []byte("x")}}, "already"},
 	} {
@@ -215,4 +226,88 @@ func FuzzAppend(f *testing.F) {
 			t.Error(d)
 		}
 	})
+}
+
+// A program that we did not write computes the same digest, and a signature does not change it.
+func TestAuthenticode(t *testing.T) {
+	file, err := Append(stub(20), sample())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := Authenticode(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	if err := os.WriteFile(path("os.efi"), file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(name string, args ...string) string {
+		t.Helper()
+		out, err := exec.Command(name, args...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s (packages openssl, osslsigncode): %v\n%s", name, err, out)
+		}
+		return string(out)
+	}
+	run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test",
+		"-keyout", path("key"), "-out", path("cert"))
+	run("osslsigncode", "sign", "-h", "sha256", "-certs", path("cert"), "-key", path("key"),
+		"-in", path("os.efi"), "-out", path("signed.efi"))
+	out := run("osslsigncode", "verify", "-CAfile", path("cert"), path("signed.efi"))
+	if hex := strings.ToUpper(fmt.Sprintf("%x", want)); !strings.Contains(out, hex) {
+		t.Errorf("osslsigncode does not find the digest %s:\n%s", hex, out)
+	}
+	signed, err := os.ReadFile(path("signed.efi"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Authenticode(signed); err != nil || got != want || len(signed) <= len(file) {
+		t.Errorf("signed: %x, %v; want %x", got, err, want)
+	}
+	changed := bytes.Clone(file)
+	changed[len(changed)-1] ^= 1
+	if got, err := Authenticode(changed); err != nil || got == want {
+		t.Errorf("changed: %x, %v", got, err)
+	}
+	for name, bad := range map[string][]byte{
+		"text": []byte("no program"), "cut in its certificates": signed[:len(signed)-8],
+	} {
+		if _, err := Authenticode(bad); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// What a boot loader lists the file by comes before what is large, so that a file without its end is listed, tried and
+// counted. In memory the order is that of the sections.
+func TestListedByItsBeginning(t *testing.T) {
+	file, err := Append(stub(20), []Section{
+		{Name: OSRel, Data: []byte("ID=x\n")}, {Name: Initrd, Data: make([]byte, 3*small), Align: 8 << 10},
+		{Name: Linux, Data: make([]byte, 2*small)}, {Name: Profile, Data: []byte("ID=main\n")},
+		{Name: Profile, Data: []byte("ID=other\n")}, {Name: Cmdline, Data: []byte("x")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := parse(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var large, little, address uint32 = 1 << 31, 0, 0
+	for _, s := range h.sections[1:] {
+		if s.virtualSize >= small {
+			large = min(large, s.offset)
+		} else {
+			little = max(little, s.offset)
+		}
+		if s.address <= address {
+			t.Errorf("%s is at %#x in memory, behind %#x", s.name, s.address, address)
+		}
+		address = s.address
+	}
+	if little >= large {
+		t.Errorf("a small section is at %d, a large one at %d", little, large)
+	}
 }
