@@ -40,7 +40,9 @@ func (a *archive) entry(name string, mode, links int, content []byte, major, min
 	a.inode++
 	const uid, gid, mtime, devMajor, devMinor, check = 0, 0, 0, 0, 0, 0
 	a.WriteString("070701")
-	for _, field := range []int{a.inode, mode, uid, gid, links, mtime, len(content), devMajor, devMinor, major, minor, len(name) + 1, check} {
+	for _, field := range []int{
+		a.inode, mode, uid, gid, links, mtime, len(content), devMajor, devMinor, major, minor, len(name) + 1, check,
+	} {
 		fmt.Fprintf(a, "%08x", field)
 	}
 	a.WriteString(name)

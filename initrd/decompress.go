@@ -9,10 +9,16 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
+
+	"github.com/kairos-buildkit/kairos/internal/bounded"
 )
 
-// maxModule bounds a module's size, so that a broken image cannot take all memory.
-const maxModule = 256 << 20
+// maxModule bounds a module's size in bytes, packed and plain, and maxModules that of all which
+// an initrd takes: those of distributions have 10 to 40 MiB.
+const (
+	maxModule  = 128 << 20
+	maxModules = 512 << 20
+)
 
 // decompress returns the plain bytes of a module file, by its name: .ko, .ko.gz, .ko.xz, .ko.zst.
 func decompress(name string, packed []byte) ([]byte, error) {
@@ -33,7 +39,11 @@ func decompress(name string, packed []byte) ([]byte, error) {
 		}
 		r = z
 	case ".zst":
-		z, err := zstd.NewReader(bytes.NewReader(packed), zstd.WithDecoderConcurrency(1))
+		z, err := zstd.NewReader(
+			bytes.NewReader(packed),
+			zstd.WithDecoderConcurrency(1),
+			zstd.WithDecoderMaxWindow(maxModule),
+		)
 		if err != nil {
 			return nil, err
 		}
@@ -42,12 +52,9 @@ func decompress(name string, packed []byte) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("unknown compression %q: want .ko, .ko.gz, .ko.xz or .ko.zst", path.Ext(name))
 	}
-	plain, err := io.ReadAll(io.LimitReader(r, maxModule+1))
+	plain, err := bounded.ReadAll(r, maxModule)
 	if err != nil {
 		return nil, fmt.Errorf("decompress: %w", err)
-	}
-	if len(plain) > maxModule {
-		return nil, fmt.Errorf("decompress: larger than %d bytes", maxModule)
 	}
 	return plain, nil
 }

@@ -35,6 +35,9 @@ func Make(init []byte, s *Selection) ([]byte, error) {
 			return nil, err
 		}
 		a.file(kmod.Path(m.Name), 0o644, content)
+		if a.Len() > maxModules {
+			return nil, fmt.Errorf("the initrd would have more than %d MiB", maxModules>>20)
+		}
 	}
 	cpio := a.finish()
 

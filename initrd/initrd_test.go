@@ -38,8 +38,10 @@ kernel/net/wireguard.ko:
 `),
 		"modules.builtin": file("kernel/drivers/block/loop.ko\nkernel/fs/ext4/ext4.ko\n"),
 		"modules.softdep": file("softdep libcrc32c pre: crc32c\nsoftdep dm_mod post: wireguard\n"),
-		"modules.alias": file("alias crc32c crc32c_intel\nalias crypto-sha256 sha256_ssse3\nalias virtio:d00000002v* virtio_blk\n" +
-			"alias rtnl-link-wireguard wireguard\n"),
+		"modules.alias": file(
+			"alias crc32c crc32c_intel\nalias crypto-sha256 sha256_ssse3\nalias virtio:d00000002v* virtio_blk\n" +
+				"alias rtnl-link-wireguard wireguard\n",
+		),
 		"kernel/fs/erofs/erofs.ko.xz":            file(xzipped(module("erofs"))),
 		"kernel/lib/libcrc32c.ko.gz":             file(gzipped(module("libcrc32c"))),
 		"kernel/fs/overlayfs/overlay.ko.zst":     file(zstded(module("overlay"))),
@@ -91,7 +93,11 @@ func TestSelectTakesWhatBootingNeeds(t *testing.T) {
 			{Name: "sha256_ssse3"},
 			{Name: "virtio_blk"},
 		},
-		Aliases: []kmod.Alias{{Pattern: "crc32c", Module: "crc32c_intel"}, {Pattern: "crypto-sha256", Module: "sha256_ssse3"}, {Pattern: "virtio:d00000002v*", Module: "virtio_blk"}},
+		Aliases: []kmod.Alias{
+			{Pattern: "crc32c", Module: "crc32c_intel"},
+			{Pattern: "crypto-sha256", Module: "sha256_ssse3"},
+			{Pattern: "virtio:d00000002v*", Module: "virtio_blk"},
+		},
 	}
 	if d := cmp.Diff(want, s.Index); d != "" {
 		t.Error(d)
@@ -120,18 +126,40 @@ func TestSelectRefuses(t *testing.T) {
 		want   string
 	}{
 		"no erofs": {change: func(m fstest.MapFS) {
+			delete(m, "kernel/fs/erofs/erofs.ko.xz")
 			m["modules.dep"] = file("kernel/fs/overlayfs/overlay.ko.zst:\nkernel/drivers/md/dm-verity.ko:\n")
 		}, want: "the kernel has no EROFS (CONFIG_EROFS_FS): install a kernel that has it"},
-		"nothing": {change: func(m fstest.MapFS) { m["modules.dep"], m["modules.builtin"] = file(""), file("") },
-			want: "no EROFS (CONFIG_EROFS_FS), no overlayfs (CONFIG_OVERLAY_FS), no dm-verity (CONFIG_DM_VERITY), no loop devices (CONFIG_BLK_DEV_LOOP)"},
-		"no depmod":      {change: func(m fstest.MapFS) { delete(m, "modules.dep") }, want: "run depmod"},
-		"stale depmod":   {change: func(m fstest.MapFS) { delete(m, "kernel/drivers/md/dm-mod.ko") }, want: "run depmod in the image after changing its modules"},
-		"bad dep":        {change: func(m fstest.MapFS) { m["modules.dep"] = file("what is this\n") }, want: "modules.dep: line"},
-		"escaping dep":   {change: func(m fstest.MapFS) { m["modules.dep"] = file("../../etc/erofs.ko:\n") }, want: "modules.dep: line"},
-		"broken xz":      {change: func(m fstest.MapFS) { m["kernel/fs/erofs/erofs.ko.xz"] = file("no xz") }, want: "erofs.ko.xz"},
-		"truncated gzip": {change: func(m fstest.MapFS) { m["kernel/lib/libcrc32c.ko.gz"].Data = []byte(gzipped(module("x")))[:30] }, want: "libcrc32c.ko.gz"},
-		"no ELF":         {change: func(m fstest.MapFS) { m["kernel/drivers/md/dm-mod.ko"] = file("#!/bin/sh") }, want: "not an ELF file"},
-		"unknown extra":  {change: func(m fstest.MapFS) {}, extra: []string{"zfs"}, want: "no module zfs"},
+		"nothing": {change: func(m fstest.MapFS) {
+			clear(m)
+			m["modules.dep"], m["modules.builtin"] = file(""), file("")
+		},
+			want: "no EROFS (CONFIG_EROFS_FS), no overlayfs (CONFIG_OVERLAY_FS), no dm-verity (CONFIG_DM_VERITY), " +
+				"no loop devices (CONFIG_BLK_DEV_LOOP)"},
+		"no depmod": {change: func(m fstest.MapFS) { delete(m, "modules.dep") }, want: "run depmod"},
+		"stale depmod": {change: func(m fstest.MapFS) { delete(m, "kernel/drivers/md/dm-mod.ko") },
+			want: "run depmod in the image after changing its modules"},
+		"empty depmod": {change: func(m fstest.MapFS) { m["modules.dep"] = file("") },
+			want: "modules.dep does not list kernel/drivers/md/dm-verity.ko, which is there: run depmod"},
+		"new extra": {change: func(m fstest.MapFS) { m["updates/dkms/zfs.ko"] = file(module("zfs")) },
+			extra: []string{"zfs"},
+			want:  "modules.dep does not list updates/dkms/zfs.ko, which is there: run depmod"},
+		"huge table": {change: func(m fstest.MapFS) { m["modules.alias"] = file(strings.Repeat("\n", maxTable+1)) },
+			want: "it has more than 16 MiB"},
+		"huge module": {change: func(m fstest.MapFS) {
+			m["kernel/drivers/md/dm-mod.ko"] = &fstest.MapFile{Data: make([]byte, maxModule+1)}
+		}, want: "it has more than 128 MiB"},
+		"bad dep": {change: func(m fstest.MapFS) { m["modules.dep"] = file("what is this\n") },
+			want: "modules.dep: line"},
+		"escaping dep": {change: func(m fstest.MapFS) { m["modules.dep"] = file("../../etc/erofs.ko:\n") },
+			want: "modules.dep: line"},
+		"broken xz": {change: func(m fstest.MapFS) { m["kernel/fs/erofs/erofs.ko.xz"] = file("no xz") },
+			want: "erofs.ko.xz"},
+		"truncated gzip": {change: func(m fstest.MapFS) {
+			m["kernel/lib/libcrc32c.ko.gz"].Data = []byte(gzipped(module("x")))[:30]
+		}, want: "libcrc32c.ko.gz"},
+		"no ELF": {change: func(m fstest.MapFS) { m["kernel/drivers/md/dm-mod.ko"] = file("#!/bin/sh") },
+			want: "not an ELF file"},
+		"unknown extra": {change: func(m fstest.MapFS) {}, extra: []string{"zfs"}, want: "no module zfs"},
 	} {
 		m := kernel()
 		c.change(m)
@@ -173,7 +201,8 @@ func TestInitrdUnpacks(t *testing.T) {
 		t.Fatalf("cpio (package cpio): %v\n%s", err, out)
 	}
 	for name, want := range map[string]string{
-		"init": string(init), kmod.IndexPath: string(s.Index.Marshal()), kmod.Path("erofs"): module("erofs"), kmod.Path("dm_verity"): module("dm_verity"),
+		"init": string(init), kmod.IndexPath: string(s.Index.Marshal()), kmod.Path("erofs"): module("erofs"),
+		kmod.Path("dm_verity"): module("dm_verity"),
 	} {
 		got, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil || string(got) != want {
@@ -196,7 +225,9 @@ func TestInitrdUnpacks(t *testing.T) {
 func FuzzSelect(f *testing.F) {
 	f.Add("a.ko: b.ko\nb.ko:\n", "softdep a pre: b\n", "alias x a\n")
 	f.Fuzz(func(t *testing.T, dep, soft, alias string) {
-		tables, err := readTables(fstest.MapFS{"modules.dep": file(dep), "modules.softdep": file(soft), "modules.alias": file(alias)})
+		tables, err := readTables(
+			fstest.MapFS{"modules.dep": file(dep), "modules.softdep": file(soft), "modules.alias": file(alias)},
+		)
 		if err != nil {
 			return
 		}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/kairos-buildkit/kairos/initrd/kmod"
+	"github.com/kairos-buildkit/kairos/internal/bounded"
 )
 
 // Selection is what an initrd takes of a kernel's modules.
@@ -18,6 +19,7 @@ type Selection struct {
 	// They are decompressed for an initrd only: who compares two selections does not wait for that.
 	packed map[string][]byte
 	path   map[string]string
+	size   int64 // of all packed
 }
 
 // Select chooses the modules to boot with from a kernel's module folder (what is
@@ -37,18 +39,24 @@ func Select(modules fs.FS, extra []string) (*Selection, error) {
 		}
 	}
 	if missing != nil {
-		return nil, fmt.Errorf("the kernel has no %s: install a kernel that has it, built in or as a module", strings.Join(missing, ", no "))
+		if err := t.unlisted(modules, requiredModules()); err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf(
+			"the kernel has no %s: install a kernel that has it, built in or as a module",
+			strings.Join(missing, ", no "),
+		)
 	}
 	for _, name := range extra {
 		if !t.has(kmod.Name(name)) {
+			if err := t.unlisted(modules, []string{kmod.Name(name)}); err != nil {
+				return nil, err
+			}
 			return nil, fmt.Errorf("the kernel has no module %s, which the image's label asks for", name)
 		}
 	}
 
-	var roots []string
-	for _, r := range required {
-		roots = append(roots, r.module)
-	}
+	roots := requiredModules()
 	for _, name := range slices.Concat(byName, drivers, extra) {
 		roots = append(roots, kmod.Name(name))
 	}
@@ -75,12 +83,18 @@ func (s *Selection) Files(f func(name string, packed []byte)) {
 }
 
 func (s *Selection) add(modules fs.FS, t *tables, name string) error {
-	packed, err := fs.ReadFile(modules, t.path[name])
+	packed, err := bounded.ReadFile(modules, t.path[name], maxModule)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("modules.dep lists %s, but the file does not exist: run depmod in the image after changing its modules", t.path[name])
+		return fmt.Errorf(
+			"modules.dep lists %s, but the file does not exist: run depmod in the image after changing its modules",
+			t.path[name],
+		)
 	}
 	if err != nil {
 		return fmt.Errorf("read module: %w", err)
+	}
+	if s.size += int64(len(packed)); s.size > maxModules {
+		return fmt.Errorf("the modules that booting needs have more than %d MiB", maxModules>>20)
 	}
 	s.packed[name], s.path[name] = packed, t.path[name]
 	s.Index.Modules = append(s.Index.Modules, kmod.Module{Name: name, Deps: t.before(name)})

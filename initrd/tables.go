@@ -8,7 +8,11 @@ import (
 	"strings"
 
 	"github.com/kairos-buildkit/kairos/initrd/kmod"
+	"github.com/kairos-buildkit/kairos/internal/bounded"
 )
+
+// maxTable bounds each of depmod's tables, in bytes. Those of distributions have 1 to 3 MB.
+const maxTable = 16 << 20
 
 // tables is what depmod(8) wrote about a kernel's modules.
 type tables struct {
@@ -38,7 +42,10 @@ func readTables(modules fs.FS) (*tables, error) {
 			continue // a module that somebody keeps elsewhere: not what booting needs
 		}
 		if !ok || !fs.ValidPath(file) {
-			return nil, fmt.Errorf("modules.dep: line %q: want \"FILE: DEPENDENCY...\", relative to the module folder", line)
+			return nil, fmt.Errorf(
+				"modules.dep: line %q: want \"FILE: DEPENDENCY...\", relative to the module folder",
+				line,
+			)
 		}
 		name := kmod.Name(file)
 		t.path[name] = file
@@ -61,6 +68,24 @@ func readTables(modules fs.FS) (*tables, error) {
 		}
 	}
 	return t, nil
+}
+
+// unlisted looks for modules that modules.dep does not list among the files, and returns an error
+// when one is there: it was put there after depmod ran.
+func (t *tables) unlisted(modules fs.FS, names []string) error {
+	return fs.WalkDir(modules, ".", func(file string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.Contains(d.Name(), ".ko") || d.IsDir() {
+			return nil //nolint:nilerr // what cannot be read is not found
+		}
+		if name := kmod.Name(file); slices.Contains(names, name) && !t.has(name) {
+			return fmt.Errorf(
+				"the kernel's modules.dep does not list %s, which is there: "+
+					"run depmod in the image after changing its modules",
+				file,
+			)
+		}
+		return nil
+	})
 }
 
 // readSoftdep reads "softdep NAME pre: A B post: C". What comes after is not our concern:
@@ -145,7 +170,7 @@ func (t *tables) needs(name string) []string {
 }
 
 func readLines(fsys fs.FS, name string) ([]string, error) {
-	b, err := fs.ReadFile(fsys, name)
+	b, err := bounded.ReadFile(fsys, name, maxTable)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}

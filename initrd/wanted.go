@@ -15,6 +15,14 @@ var required = []requirement{
 	{"loop", "loop devices", "CONFIG_BLK_DEV_LOOP"},
 }
 
+func requiredModules() []string {
+	var names []string
+	for _, r := range required {
+		names = append(names, r.module)
+	}
+	return names
+}
+
 // byName are modules that /init loads by name when it needs them, as far as the kernel has
 // them as modules.
 var byName = []string{
@@ -42,13 +50,16 @@ var drivers = []string{
 	"xen_blkfront", "xen_scsifront", "xen_platform_pci",
 	"sym53c8xx",
 	// NVMe, SATA, PATA.
-	"nvme", "nvme_apple", "vmd", "ahci", "ahci_platform", "ata_piix", "ata_generic", "sata_nv", "sata_sil", "sata_sil24", "sata_via", "sata_mv",
+	"nvme", "nvme_apple", "vmd", "ahci", "ahci_platform", "ata_piix", "ata_generic", "sata_nv", "sata_sil",
+	"sata_sil24", "sata_via", "sata_mv",
 	// SCSI and RAID controllers of servers.
 	"sd_mod", "sr_mod", "megaraid_sas", "mpt3sas", "mpi3mr", "hpsa", "smartpqi", "aacraid", "isci", "arcmsr",
 	// USB.
-	"xhci_pci", "xhci_plat_hcd", "ehci_pci", "ehci_platform", "ohci_pci", "ohci_platform", "uhci_hcd", "usb_storage", "uas",
+	"xhci_pci", "xhci_plat_hcd", "ehci_pci", "ehci_platform", "ohci_pci", "ohci_platform", "uhci_hcd", "usb_storage",
+	"uas",
 	// MMC, SD and UFS.
-	"mmc_block", "sdhci_pci", "sdhci_acpi", "sdhci_iproc", "sdhci_of_arasan", "sdhci_of_dwcmshc", "sdhci_tegra", "bcm2835",
+	"mmc_block", "sdhci_pci", "sdhci_acpi", "sdhci_iproc", "sdhci_of_arasan", "sdhci_of_dwcmshc", "sdhci_tegra",
+	"bcm2835",
 	"dw_mmc_pltfm", "dw_mmc_rockchip", "meson_gx_mmc", "rtsx_pci", "rtsx_pci_sdmmc", "ufshcd_pci",
 	// Host bridges and PHYs that these sit behind on small arm64 boards.
 	"pcie_brcmstb", "reset_raspberrypi", "pcie_rockchip_host", "phy_rockchip_pcie", "phy_rockchip_naneng_combphy",

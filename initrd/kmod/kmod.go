@@ -84,7 +84,11 @@ func Parse(text []byte) (Index, error) {
 		case f[0] == "alias" && len(f) == 3:
 			x.Aliases = append(x.Aliases, Alias{Pattern: f[1], Module: f[2]})
 		default:
-			return Index{}, fmt.Errorf("module index: line %d: %q: want \"module NAME DEPENDENCY...\" or \"alias PATTERN NAME\"", n+1, line)
+			return Index{}, fmt.Errorf(
+				"module index: line %d: %q: want \"module NAME DEPENDENCY...\" or \"alias PATTERN NAME\"",
+				n+1,
+				line,
+			)
 		}
 	}
 	return x, nil

@@ -9,8 +9,9 @@ import (
 
 func TestNames(t *testing.T) {
 	for in, want := range map[string]string{
-		"kernel/fs/erofs/erofs.ko.xz": "erofs", "dm-verity": "dm_verity", "kernel/drivers/block/virtio_blk.ko": "virtio_blk",
-		"updates/dkms/a-b.ko.zst": "a_b",
+		"kernel/fs/erofs/erofs.ko.xz": "erofs", "dm-verity": "dm_verity",
+		"kernel/drivers/block/virtio_blk.ko": "virtio_blk",
+		"updates/dkms/a-b.ko.zst":            "a_b",
 	} {
 		if got := Name(in); got != want {
 			t.Errorf("Name(%q) = %q, want %q", in, got, want)
@@ -28,11 +29,13 @@ func TestGlob(t *testing.T) {
 		{"pci:v*d*sv*sd*bc01sc08i02*", "pci:v00008086d00005845sv00001AF4sd00001100bc01sc08i02", true},
 		{"pci:v*d*sv*sd*bc01sc06i01*", "pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01", true},
 		{"pci:v*d*sv*sd*bc01sc06i01*", "pci:v00008086d00002922sv00001AF4sd00001100bc01sc08i02", false},
-		{"cpu:type:x86,ven*fam*mod*:feature:*0094*", "cpu:type:x86,ven0000fam0006mod003C:feature:,0000,0094,0095", true},
+		{"cpu:type:x86,ven*fam*mod*:feature:*0094*", "cpu:type:x86,ven0000fam0006mod003C:feature:,0000,0094,0095",
+			true},
 		{"usb:v0419pAACEd010[0-9]dc*", "usb:v0419pAACEd0104dc00", true},
 		{"usb:v0419pAACEd010[0-9]dc*", "usb:v0419pAACEd010Adc00", false},
 		{"usb:v0419pAACEd010[!0-9]dc*", "usb:v0419pAACEd010Adc00", true},
-		{"*", "", true}, {"", "", true}, {"", "x", false}, {"a*", "a", true}, {"a?", "a", false}, {"[", "[", true}, {"a**b", "ab", true},
+		{"*", "", true}, {"", "", true}, {"", "x", false}, {"a*", "a", true}, {"a?", "a", false}, {"[", "[", true},
+		{"a**b", "ab", true},
 	} {
 		if got := Glob(c.pattern, c.s); got != c.want {
 			t.Errorf("Glob(%q, %q) = %v", c.pattern, c.s, got)
