@@ -49,7 +49,10 @@ func encodeACL(text string) (string, error) {
 	if len(entries) == 0 {
 		return "", nil
 	}
-	slices.SortFunc(entries, func(a, b aclEntry) int { return cmp.Or(cmp.Compare(a.tag, b.tag), cmp.Compare(a.id, b.id)) })
+	slices.SortFunc(
+		entries,
+		func(a, b aclEntry) int { return cmp.Or(cmp.Compare(a.tag, b.tag), cmp.Compare(a.id, b.id)) },
+	)
 	b := binary.LittleEndian.AppendUint32(nil, aclVersion)
 	for _, e := range entries {
 		b = binary.LittleEndian.AppendUint16(b, e.tag)

@@ -85,16 +85,29 @@ func newCodec(c Compression, level int) (*codec, error) {
 func zstdCodec(speed zstd.EncoderLevel, chunk, most int) *codec {
 	window := bits.Len(uint(most - 1)) // 20, the kernel's limit, for 1 MiB
 	record := []byte{0, byte(window - 10), 0, 0, 0, 0}
-	return &codec{algorithm: algorithmZstd, small: chunk / 2, chunk: chunk, most: most, record: record, new: func() compressor {
-		// One chunk is one frame of one segment: no window that the kernel would have to
-		// copy from, and no checksum, since dm-verity has one for every block.
-		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(speed), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false),
-			zstd.WithSingleSegment(true), zstd.WithWindowSize(1<<window))
-		if err != nil {
-			panic(err) // options that cannot be
-		}
-		return zstdCompressor{e}
-	}}
+	return &codec{
+		algorithm: algorithmZstd,
+		small:     chunk / 2,
+		chunk:     chunk,
+		most:      most,
+		record:    record,
+		new: func() compressor {
+			// One chunk is one frame of one segment: no window that the kernel would have to
+			// copy from, and no checksum, since dm-verity has one for every block.
+			e, err := zstd.NewWriter(
+				nil,
+				zstd.WithEncoderLevel(speed),
+				zstd.WithEncoderConcurrency(1),
+				zstd.WithEncoderCRC(false),
+				zstd.WithSingleSegment(true),
+				zstd.WithWindowSize(1<<window),
+			)
+			if err != nil {
+				panic(err) // options that cannot be
+			}
+			return zstdCompressor{e}
+		},
+	}
 }
 
 type zstdCompressor struct{ e *zstd.Encoder }
@@ -105,12 +118,19 @@ func lz4Codec(level int) *codec {
 	record := make([]byte, 14)
 	binary.LittleEndian.PutUint16(record[0:], 65535)
 	binary.LittleEndian.PutUint16(record[2:], uint16(blocksOf(lz4Most)))
-	return &codec{algorithm: algorithmLZ4, small: lz4Chunk / 2, chunk: lz4Chunk, most: lz4Most, record: record, new: func() compressor {
-		if level == 0 {
-			return &lz4Compressor{}
-		}
-		return &lz4Compressor{hc: &lz4.CompressorHC{Level: lz4.CompressionLevel(1 << (8 + level))}}
-	}}
+	return &codec{
+		algorithm: algorithmLZ4,
+		small:     lz4Chunk / 2,
+		chunk:     lz4Chunk,
+		most:      lz4Most,
+		record:    record,
+		new: func() compressor {
+			if level == 0 {
+				return &lz4Compressor{}
+			}
+			return &lz4Compressor{hc: &lz4.CompressorHC{Level: lz4.CompressionLevel(1 << (8 + level))}}
+		},
+	}
 }
 
 type lz4Compressor struct {

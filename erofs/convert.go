@@ -21,7 +21,7 @@ const (
 
 // FormatVersion changes whenever Convert makes other bytes of the same input. It is part
 // of what a cache of images must be keyed by.
-const FormatVersion = 2
+const FormatVersion = 3
 
 // Compression names how files' contents are stored.
 type Compression string
@@ -37,6 +37,11 @@ type Options struct {
 	Compression Compression // "" is None
 	Level       int         // of Compression; 0 is its default
 	Workers     int         // at most so many compress at a time; 0: as many as there are CPUs
+	// MaxContent bounds the bytes of a layer: of its archive, and of its files in all, holes included. An
+	// archive of some kilobytes may claim exabytes. 0: 256 GiB. The error is a [*ContentError].
+	MaxContent int64
+	// Budget bounds the same of several layers; nil: nothing does.
+	Budget *Budget
 }
 
 // ErrUnsupported is what Convert and the reader return for what they do not know.
@@ -49,7 +54,8 @@ var ErrUnsupported = errors.New("not supported")
 // multiples of 4096, never two at a time; block 0 comes last. Memory is bounded but for
 // what is kept of each entry, some 250 bytes and its name.
 //
-// The image depends on the archive, Compression and Level, and on nothing else.
+// The image depends on the archive, Compression and Level, and on nothing else: bounds decide only whether there is
+// one.
 func Convert(ctx context.Context, dst io.WriterAt, tar io.Reader, o Options) (size int64, err error) {
 	size, err = convert(ctx, dst, tar, o)
 	if err != nil {
@@ -69,9 +75,9 @@ func convert(ctx context.Context, dst io.WriterAt, tar io.Reader, o Options) (in
 	out := newBlocks(dst, sum)
 	sb := &superblock{}
 	if c == nil {
-		err = fill(ctx, out, tar, sb)
+		err = fill(ctx, out, tar, sb, o)
 	} else {
-		err = fillCompressed(ctx, cancel, out, tar, sb, c, o.Workers)
+		err = fillCompressed(ctx, cancel, out, tar, sb, c, o)
 	}
 	size, closeErr := out.close()
 	if err = cmp.Or(closeErr, err); err != nil {
@@ -88,20 +94,31 @@ func convert(ctx context.Context, dst io.WriterAt, tar io.Reader, o Options) (in
 }
 
 // fill writes everything but the first block.
-func fill(ctx context.Context, out *blocks, tar io.Reader, sb *superblock) error {
-	t, err := readTar(ctx, bufio.NewReaderSize(tar, readBuffer), &plainStore{out: out})
+func fill(ctx context.Context, out *blocks, tar io.Reader, sb *superblock, o Options) error {
+	b := o.bounds()
+	t, err := readTar(ctx, bufio.NewReaderSize(b.reader(tar), readBuffer), &plainStore{out: out}, b)
 	if err != nil {
 		return err
 	}
 	return writeMeta(out, t.plan(), sb)
 }
 
-func fillCompressed(ctx context.Context, cancel context.CancelCauseFunc, out *blocks, tar io.Reader, sb *superblock, c *codec, workers int) error {
+func fillCompressed(
+	ctx context.Context,
+	cancel context.CancelCauseFunc,
+	out *blocks,
+	tar io.Reader,
+	sb *superblock,
+	c *codec,
+	o Options,
+) error {
+	workers := o.Workers
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
 	z := newZipStore(out, *c, min(workers, max(1, chunkMemory/(4*c.most))), cancel)
-	t, err := readTar(ctx, bufio.NewReaderSize(tar, readBuffer), z)
+	b := o.bounds()
+	t, err := readTar(ctx, bufio.NewReaderSize(b.reader(tar), readBuffer), z, b)
 	data, size := z.finish(err == nil)
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)

@@ -112,31 +112,48 @@ func TestRefuses(t *testing.T) {
 		entries []entry
 		want    string
 	}{
-		"dot dot":               {[]entry{{Name: "../etc/passwd"}}, `entry "../etc/passwd": path leads out of the layer`},
-		"dot dot inside":        {[]entry{{Name: "a/../../b"}}, "path leads out of the layer"},
-		"absolute dot dot":      {[]entry{{Name: "/../b"}}, "path leads out of the layer"},
-		"link out":              {[]entry{{Name: "a", Typeflag: tar.TypeLink, Linkname: "../a"}}, "path leads out of the layer"},
-		"link to nothing":       {[]entry{{Name: "a", Typeflag: tar.TypeLink, Linkname: "b"}}, `hard link to "b": it is not in this layer`},
-		"link to itself":        {[]entry{{Name: "a", Typeflag: tar.TypeLink, Linkname: "a"}}, "not in this layer"},
-		"link to later":         {[]entry{{Name: "a", Typeflag: tar.TypeLink, Linkname: "b"}, {Name: "b"}}, "not in this layer"},
-		"link to folder":        {[]entry{{Name: "d", Typeflag: tar.TypeDir}, {Name: "a", Typeflag: tar.TypeLink, Linkname: "d"}}, "it is a directory"},
-		"link to root":          {[]entry{{Name: "a", Typeflag: tar.TypeLink, Linkname: "."}}, "not in this layer"},
-		"link to whiteout":      {[]entry{{Name: ".wh.b"}, {Name: "a", Typeflag: tar.TypeLink, Linkname: "b"}}, "not in this layer"},
-		"link into folder":      {[]entry{{Name: "a", Typeflag: tar.TypeLink, Linkname: "no/b"}}, "not in this layer"},
-		"file as folder":        {[]entry{{Name: "a"}, {Name: "a/b"}}, `"a" is not a directory`},
-		"loop":                  {[]entry{{Name: "a", Typeflag: tar.TypeSymlink, Linkname: "b"}, {Name: "b", Typeflag: tar.TypeSymlink, Linkname: "a"}, {Name: "a/x"}}, "more than 40 symbolic links"},
-		"long name":             {[]entry{{Name: strings.Repeat("n", 256)}}, "want at most 255"},
-		"long folder":           {[]entry{{Name: strings.Repeat("n", 256) + "/x"}}, "want at most 255"},
-		"long symbolic link":    {[]entry{{Name: "a", Typeflag: tar.TypeSymlink, Linkname: strings.Repeat("n", 4096)}}, "want 1 to 4095"},
-		"empty symbolic link":   {[]entry{{Name: "a", Typeflag: tar.TypeSymlink}}, "want 1 to 4095"},
-		"root as file":          {[]entry{{Name: "/"}, {Name: "."}}, "the root must be a directory"},
-		"nameless whiteout":     {[]entry{{Name: "a/.wh."}}, "whiteout without a name"},
-		"large owner":           {[]entry{{Name: "a", Uid: 1 << 32}}, "want 32 bits"},
-		"negative owner":        {[]entry{{Name: "a", Gid: -1, Format: tar.FormatGNU}}, "want 32 bits"},
-		"large device":          {[]entry{{Name: "a", Typeflag: tar.TypeChar, Devmajor: 4096, Format: tar.FormatGNU}}, "12 bits of major"},
-		"large minor":           {[]entry{{Name: "a", Typeflag: tar.TypeBlock, Devminor: 1 << 20, Format: tar.FormatGNU}}, "20 of minor"},
-		"large attribute":       {[]entry{{Name: "a", PAXRecords: map[string]string{"SCHILY.xattr.user.x": strings.Repeat("x", 65536)}}}, "65535 of value"},
-		"long attribute's name": {[]entry{{Name: "a", PAXRecords: map[string]string{"SCHILY.xattr.user." + strings.Repeat("x", 256): ""}}}, "255 bytes of name"},
+		"dot dot": {[]entry{{Name: "../etc/passwd"}},
+			`entry "../etc/passwd": path leads out of the layer`},
+		"dot dot inside":   {[]entry{{Name: "a/../../b"}}, "path leads out of the layer"},
+		"absolute dot dot": {[]entry{{Name: "/../b"}}, "path leads out of the layer"},
+		"link out": {[]entry{{Name: "a", Typeflag: tar.TypeLink, Linkname: "../a"}},
+			"path leads out of the layer"},
+		"link to nothing": {[]entry{{Name: "a", Typeflag: tar.TypeLink, Linkname: "b"}},
+			`hard link to "b": it is not in this layer`},
+		"link to itself": {[]entry{{Name: "a", Typeflag: tar.TypeLink, Linkname: "a"}}, "not in this layer"},
+		"link to later": {[]entry{{Name: "a", Typeflag: tar.TypeLink, Linkname: "b"}, {Name: "b"}},
+			"not in this layer"},
+		"link to folder": {[]entry{
+			{Name: "d", Typeflag: tar.TypeDir},
+			{Name: "a", Typeflag: tar.TypeLink, Linkname: "d"},
+		}, "it is a directory"},
+		"link to root": {[]entry{{Name: "a", Typeflag: tar.TypeLink, Linkname: "."}}, "not in this layer"},
+		"link to whiteout": {[]entry{{Name: ".wh.b"}, {Name: "a", Typeflag: tar.TypeLink, Linkname: "b"}},
+			"not in this layer"},
+		"link into folder": {[]entry{{Name: "a", Typeflag: tar.TypeLink, Linkname: "no/b"}}, "not in this layer"},
+		"file as folder":   {[]entry{{Name: "a"}, {Name: "a/b"}}, `"a" is not a directory`},
+		"loop": {[]entry{
+			{Name: "a", Typeflag: tar.TypeSymlink, Linkname: "b"},
+			{Name: "b", Typeflag: tar.TypeSymlink, Linkname: "a"},
+			{Name: "a/x"},
+		}, "more than 40 symbolic links"},
+		"long name":   {[]entry{{Name: strings.Repeat("n", 256)}}, "want at most 255"},
+		"long folder": {[]entry{{Name: strings.Repeat("n", 256) + "/x"}}, "want at most 255"},
+		"long symbolic link": {[]entry{{Name: "a", Typeflag: tar.TypeSymlink, Linkname: strings.Repeat("n", 4096)}},
+			"want 1 to 4095"},
+		"empty symbolic link": {[]entry{{Name: "a", Typeflag: tar.TypeSymlink}}, "want 1 to 4095"},
+		"root as file":        {[]entry{{Name: "/"}, {Name: "."}}, "the root must be a directory"},
+		"nameless whiteout":   {[]entry{{Name: "a/.wh."}}, "whiteout without a name"},
+		"large owner":         {[]entry{{Name: "a", Uid: 1 << 32}}, "want 32 bits"},
+		"negative owner":      {[]entry{{Name: "a", Gid: -1, Format: tar.FormatGNU}}, "want 32 bits"},
+		"large device": {[]entry{{Name: "a", Typeflag: tar.TypeChar, Devmajor: 4096, Format: tar.FormatGNU}},
+			"12 bits of major"},
+		"large minor": {[]entry{{Name: "a", Typeflag: tar.TypeBlock, Devminor: 1 << 20,
+			Format: tar.FormatGNU}}, "20 of minor"},
+		"large attribute": {[]entry{{Name: "a",
+			PAXRecords: map[string]string{"SCHILY.xattr.user.x": strings.Repeat("x", 65536)}}}, "65535 of value"},
+		"long attribute's name": {[]entry{{Name: "a",
+			PAXRecords: map[string]string{"SCHILY.xattr.user." + strings.Repeat("x", 256): ""}}}, "255 bytes of name"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b bytes.Buffer
@@ -151,7 +168,8 @@ func TestRefuses(t *testing.T) {
 			}
 			for _, o := range []erofs.Options{{}, {Compression: erofs.Zstd}} {
 				_, err := erofs.Convert(context.Background(), &image{}, bytes.NewReader(b.Bytes()), o)
-				if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "convert layer to EROFS: ") {
+				if err == nil || !strings.Contains(err.Error(), c.want) ||
+					!strings.HasPrefix(err.Error(), "convert layer to EROFS: ") {
 					t.Errorf("%s: error %v, want %q", optionName(o), err, c.want)
 				}
 			}
@@ -173,13 +191,17 @@ func TestRefusesBrokenArchives(t *testing.T) {
 			}
 		}
 		broken := errors.New("the line went dead")
-		r := io.MultiReader(bytes.NewReader(whole[:len(whole)/3]), readFunc(func([]byte) (int, error) { return 0, broken }))
+		r := io.MultiReader(
+			bytes.NewReader(whole[:len(whole)/3]),
+			readFunc(func([]byte) (int, error) { return 0, broken }),
+		)
 		if _, err := erofs.Convert(context.Background(), &image{}, r, o); !errors.Is(err, broken) {
 			t.Errorf("%s: error %v, want the reader's", optionName(o), err)
 		}
 		full := errors.New("disk full")
 		for _, after := range []int64{0, 1 << 20, 3 << 20} {
-			if _, err := erofs.Convert(context.Background(), &limited{after, full}, bytes.NewReader(whole), o); !errors.Is(err, full) {
+			_, err := erofs.Convert(context.Background(), &limited{after, full}, bytes.NewReader(whole), o)
+			if !errors.Is(err, full) {
 				t.Errorf("%s: error %v, want the writer's", optionName(o), err)
 			}
 		}
@@ -193,7 +215,12 @@ func TestRefusesBrokenArchives(t *testing.T) {
 			t.Errorf("%s: error %v, want the context's", optionName(o), err)
 		}
 	}
-	for _, o := range []erofs.Options{{Compression: "xz"}, {Compression: erofs.Zstd, Level: -1}, {Compression: erofs.LZ4, Level: 10}, {Level: 1}} {
+	for _, o := range []erofs.Options{
+		{Compression: "xz"},
+		{Compression: erofs.Zstd, Level: -1},
+		{Compression: erofs.LZ4, Level: 10},
+		{Level: 1},
+	} {
 		if _, err := erofs.Convert(context.Background(), &image{}, bytes.NewReader(whole), o); err == nil {
 			t.Errorf("%+v: accepted", o)
 		}
@@ -232,7 +259,8 @@ func TestProgramsOfFirmwareAreInOnePiece(t *testing.T) {
 		w.Close()
 		for _, o := range []erofs.Options{{Compression: erofs.Zstd}, {Compression: erofs.LZ4}} {
 			// Its end may be with the inode.
-			if got := bytes.Contains(convert(t, bytes.NewReader(b.Bytes()), o), content[:len(content)/4096*4096]); got != c.whole {
+			got := bytes.Contains(convert(t, bytes.NewReader(b.Bytes()), o), content[:len(content)/4096*4096])
+			if got != c.whole {
 				t.Errorf("%s, %s: in one piece: %v", optionName(o), c.start, got)
 			}
 		}

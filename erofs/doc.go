@@ -10,7 +10,7 @@
 //	block 0      1024 bytes unused, superblock (128), record of the compression algorithm
 //	block 1…     files' contents in the order of the archive; small files of a
 //	             compressed image, together, as pieces of the "packed inode"
-//	metadata     inodes in slots of 32 bytes, each with its extended attributes, its block
+//	metadata     inodes in units of 32 bytes, each with its extended attributes, its block
 //	             map and, where it is short, its content
 //	directories  blocks of sorted entries, where they are not short
 //
@@ -42,12 +42,11 @@
 //
 // As the OCI image specification (layer.md) and GNU tar have it. An entry replaces an
 // earlier one of the same name; a directory keeps what is in it. Missing parent directories
-// are made, root's, mode 0755, with a time of zero. Symbolic links to directories on the way
-// are followed within the layer, and cannot lead out of it; a name that does is refused. A
-// hard link shares the inode of an earlier entry. A whiteout becomes a character device 0:0,
-// an opaque directory gets trusted.overlay.opaque=y, which is how overlayfs reads them; what
-// this layer has itself is not hidden by its own whiteouts. Extended attributes that Linux
-// has no name space for are left out.
+// are made, root's, mode 0755, with a time of zero, and marked by trusted.kairos.implied for [FixUp]. Symbolic links
+// to directories on the way are followed within the layer, and cannot lead out of it; a name that does is refused. A
+// hard link shares the inode of an earlier entry. A whiteout becomes a character device 0:0, an opaque directory gets
+// trusted.overlay.opaque=y, which is how overlayfs reads them; what this layer has itself is not hidden by its own
+// whiteouts. Extended attributes that Linux has no name space for are left out.
 //
 // # Memory
 //

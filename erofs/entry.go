@@ -32,7 +32,7 @@ type dataStore interface {
 }
 
 // readTar reads a layer to its last byte, files' contents into data.
-func readTar(ctx context.Context, r io.Reader, data dataStore) (*tree, error) {
+func readTar(ctx context.Context, r io.Reader, data dataStore, b *bounds) (*tree, error) {
 	t := &tree{root: newDir()}
 	interned := map[string]string{}
 	for tr := tar.NewReader(r); ; {
@@ -46,7 +46,7 @@ func readTar(ctx context.Context, r io.Reader, data dataStore) (*tree, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		if err := addEntry(ctx, t, h, tr, data, interned); err != nil {
+		if err := addEntry(ctx, t, h, tr, data, interned, b); err != nil {
 			return nil, fmt.Errorf("entry %q: %w", h.Name, err)
 		}
 	}
@@ -56,10 +56,21 @@ func readTar(ctx context.Context, r io.Reader, data dataStore) (*tree, error) {
 	return t, err
 }
 
-func addEntry(ctx context.Context, t *tree, h *tar.Header, content io.Reader, data dataStore, interned map[string]string) error {
+func addEntry(
+	ctx context.Context,
+	t *tree,
+	h *tar.Header,
+	content io.Reader,
+	data dataStore,
+	interned map[string]string,
+	b *bounds,
+) error {
 	switch h.Typeflag {
 	case tar.TypeXGlobalHeader, 'V': // a volume label
 		return nil
+	}
+	if err := b.take(h.Size, len(h.Name)+len(h.Linkname)); err != nil {
+		return err
 	}
 	name := strings.TrimRight(h.Name, "/")
 	base := path.Base(name)
@@ -78,13 +89,19 @@ func addEntry(ctx context.Context, t *tree, h *tar.Header, content io.Reader, da
 	if err != nil {
 		return err
 	}
+	if len(n.xattrs) > 0 { // counted for each, although equal ones are kept once
+		if err := b.take(0, len(n.xattrs)); err != nil {
+			return err
+		}
+	}
 	if n.isRegular() && h.Size > 0 {
 		// Refuse a bad path before its content is stored.
 		if _, _, err := t.locate(h.Name, true); err != nil {
 			return err
 		}
 		n.size = h.Size
-		if n.data, err = data.store(ctx, content, h.Size, isSparse(h), blockSize-inodeExtendedSize-len(n.xattrs)); err != nil {
+		n.data, err = data.store(ctx, content, h.Size, isSparse(h), blockSize-inodeExtendedSize-len(n.xattrs))
+		if err != nil {
 			return err
 		}
 	}
@@ -179,7 +196,10 @@ func tarXattrs(h *tar.Header) ([]xattr, error) {
 	if label, ok := h.PAXRecords["RHT.security.selinux"]; ok {
 		values["security.selinux"] = label + "\x00" // as setfilecon(3) stores it
 	}
-	for key, name := range map[string]string{"SCHILY.acl.access": "system.posix_acl_access", "SCHILY.acl.default": "system.posix_acl_default"} {
+	for key, name := range map[string]string{
+		"SCHILY.acl.access":  "system.posix_acl_access",
+		"SCHILY.acl.default": "system.posix_acl_default",
+	} {
 		if text, ok := h.PAXRecords[key]; ok {
 			acl, err := encodeACL(text)
 			if err != nil {

@@ -91,13 +91,19 @@ func (f *FS) ReadDir(name string) ([]fs.DirEntry, error) {
 	return d.ReadDir(-1)
 }
 
-// ReadFile returns a file's content.
+// maxReadFile is how much ReadFile takes into memory, in bytes.
+const maxReadFile = 1 << 30
+
+// ReadFile returns a file's content, which may have up to 1 GiB.
 func (f *FS) ReadFile(name string) ([]byte, error) {
 	file, err := f.Open(name)
 	if err != nil {
 		return nil, err
 	}
-	b, err := io.ReadAll(file) // a hostile image may lie about the size
+	b, err := io.ReadAll(io.LimitReader(file, maxReadFile+1)) // a hostile image may lie about the size
+	if len(b) > maxReadFile {
+		b, err = nil, &fs.PathError{Op: "read", Path: name, Err: errors.New("it has more than 1 GiB")}
+	}
 	return b, errors.Join(err, file.Close())
 }
 
@@ -215,7 +221,10 @@ func (d *openDir) ReadDir(count int) ([]fs.DirEntry, error) {
 			switch string(name) {
 			case ".", "..":
 			case "":
-				return nil, d.fail("readdir", fmt.Errorf("directory %d, block %d: %w", d.inode.nid, d.block-1, ErrCorrupt))
+				return nil, d.fail(
+					"readdir",
+					fmt.Errorf("directory %d, block %d: %w", d.inode.nid, d.block-1, ErrCorrupt),
+				)
 			default:
 				d.ready = append(d.ready, &dirEntry{d.fsys, string(name), nid, kind})
 			}

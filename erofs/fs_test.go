@@ -64,9 +64,17 @@ var _ interface {
 
 func TestFSConforms(t *testing.T) {
 	for _, c := range []erofs.Compression{erofs.None, erofs.LZ4, erofs.Zstd} {
-		f := openLayer(t, erofs.Options{Compression: c},
-			dir("etc"), file("etc/hosts", "127.0.0.1 localhost\n"), file("etc/passwd", strings.Repeat("root:x:0:0\n", 30)),
-			file("usr/lib/big", strings.Repeat("0123456789abcdef", 7000)), symlink("lib", "usr/lib"))
+		f := openLayer(
+			t,
+			erofs.Options{Compression: c},
+			dir(
+				"etc",
+			),
+			file("etc/hosts", "127.0.0.1 localhost\n"),
+			file("etc/passwd", strings.Repeat("root:x:0:0\n", 30)),
+			file("usr/lib/big", strings.Repeat("0123456789abcdef", 7000)),
+			symlink("lib", "usr/lib"),
+		)
 		if err := fstest.TestFS(f, "etc/hosts", "etc/passwd", "usr/lib/big", "lib"); err != nil {
 			t.Errorf("%s: %v", c, err)
 		}
@@ -92,7 +100,8 @@ func TestSymbolicLinksStayInside(t *testing.T) {
 			}
 		}
 		for name, want := range map[string]error{
-			"dangling": fs.ErrNotExist, "loop": nil, "through": nil, "../etc": fs.ErrInvalid, "/etc": fs.ErrInvalid, "": fs.ErrInvalid, "etc/": fs.ErrInvalid,
+			"dangling": fs.ErrNotExist, "loop": nil, "through": nil, "../etc": fs.ErrInvalid, "/etc": fs.ErrInvalid,
+			"": fs.ErrInvalid, "etc/": fs.ErrInvalid,
 		} {
 			if _, err := fsys.Open(name); err == nil || want != nil && !errors.Is(err, want) {
 				t.Errorf("open %q: error %v, want %v", name, err, want)
@@ -113,13 +122,50 @@ func TestSymbolicLinksStayInside(t *testing.T) {
 func TestOverlayMergesAsOverlayfsDoes(t *testing.T) {
 	o := erofs.Options{Compression: erofs.Zstd}
 	merged := erofs.Overlay(
-		openLayer(t, o, file("both", "low"), file("low", "low"), file("gone", "low"), file("dir/low", "low"), file("dir/both", "low"),
-			file("opaque/low", "low"), file("was dir/low", "low"), file("was file", "low"), symlink("lib", "usr/lib"), file("usr/lib/low", "low"),
-			file("removed/deep/low", "low"), file("again", "low")),
-		openLayer(t, o, file(".wh.gone", ""), file("both", "middle"), file("dir/.wh.low", ""), file("dir/middle", "middle"), file(".wh.again", ""),
-			file(".wh.removed", "")),
-		openLayer(t, o, file("both", "high"), file("opaque/.wh..wh..opq", ""), file("opaque/high", "high"), file("was dir", "high"),
-			file("was file/high", "high"), file("usr/lib/high", "high"), file("again", "high"), file("removed/high", "high")),
+		openLayer(
+			t,
+			o,
+			file("both", "low"),
+			file("low", "low"),
+			file("gone", "low"),
+			file("dir/low", "low"),
+			file("dir/both", "low"),
+			file(
+				"opaque/low",
+				"low",
+			),
+			file("was dir/low", "low"),
+			file("was file", "low"),
+			symlink("lib", "usr/lib"),
+			file("usr/lib/low", "low"),
+			file("removed/deep/low", "low"),
+			file("again", "low"),
+		),
+		openLayer(
+			t,
+			o,
+			file(".wh.gone", ""),
+			file("both", "middle"),
+			file("dir/.wh.low", ""),
+			file("dir/middle", "middle"),
+			file(".wh.again", ""),
+			file(".wh.removed", ""),
+		),
+		openLayer(
+			t,
+			o,
+			file("both", "high"),
+			file("opaque/.wh..wh..opq", ""),
+			file("opaque/high", "high"),
+			file("was dir", "high"),
+			file(
+				"was file/high",
+				"high",
+			),
+			file("usr/lib/high", "high"),
+			file("again", "high"),
+			file("removed/high", "high"),
+		),
 	)
 	files, err := erofstest.Walk(merged)
 	if err != nil {
@@ -137,7 +183,8 @@ func TestOverlayMergesAsOverlayfsDoes(t *testing.T) {
 		got[f.Name] = string(b)
 	}
 	want := map[string]string{
-		"both": "high", "low": "low", "dir/both": "low", "dir/middle": "middle", "opaque/high": "high", "was dir": "high", "was file/high": "high",
+		"both": "high", "low": "low", "dir/both": "low", "dir/middle": "middle", "opaque/high": "high",
+		"was dir": "high", "was file/high": "high",
 		"usr/lib/low": "low", "usr/lib/high": "high", "again": "high", "removed/high": "high",
 	}
 	if d := cmp.Diff(want, got); d != "" {

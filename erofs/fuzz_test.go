@@ -16,11 +16,27 @@ import (
 
 // script turns fuzz bytes into an archive: few names, so that entries meet.
 func script(program []byte) []byte {
-	names := []string{"a", "b", "a/b", "a/c", "d/e/f", "d", ".wh.a", "a/.wh.b", "a/.wh..wh..opq", "./", "d/../b", "/a/b/c", "g"}
+	names := []string{
+		"a",
+		"b",
+		"a/b",
+		"a/c",
+		"d/e/f",
+		"d",
+		".wh.a",
+		"a/.wh.b",
+		"a/.wh..wh..opq",
+		"./",
+		"d/../b",
+		"/a/b/c",
+		"g",
+	}
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for len(program) >= 4 {
-		op, name, arg, more := program[0], names[int(program[1])%len(names)], names[int(program[2])%len(names)], int(program[3])
+		op, name, arg, more := program[0], names[int(program[1])%len(names)], names[int(program[2])%len(names)], int(
+			program[3],
+		)
 		program = program[4:]
 		h := tar.Header{Name: name, Mode: int64(more) * 16, Uid: more << 10}
 		var content []byte
@@ -104,7 +120,9 @@ func FuzzConvertRaw(f *testing.F) {
 			return
 		}
 		m := &image{}
-		if _, err := erofs.Convert(context.Background(), m, bytes.NewReader(archive), erofs.Options{Compression: erofs.Zstd, Workers: 1}); err != nil {
+		_, err := erofs.Convert(context.Background(), m, bytes.NewReader(archive),
+			erofs.Options{Compression: erofs.Zstd, Workers: 1})
+		if err != nil {
 			return
 		}
 		imageLines(t, m.b)

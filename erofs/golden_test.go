@@ -17,7 +17,7 @@ import (
 	"github.com/kairos-buildkit/kairos/erofs/erofstest"
 )
 
-var update = flag.Bool("update", false, "write the golden digests anew; bump erofs.FormatVersion with them")
+var update = flag.Bool("update", false, "rewrite the golden digests; bump erofs.FormatVersion with them")
 
 // fsck is Debian trixie's fsck.erofs, which `make tools` fetches.
 func fsck(t testing.TB) string {
@@ -85,7 +85,11 @@ func TestFsckFindsDamage(t *testing.T) {
 			continue
 		}
 		b := convert(t, bytes.NewReader(layerBytes(t, l)), erofs.Options{Compression: erofs.Zstd})
-		for name, at := range map[string][]int{"superblock": {1024 + 36}, "content": every(2*4096-100, len(b)/2), "metadata": {len(b) - 4096 + 20}} {
+		for name, at := range map[string][]int{
+			"superblock": {1024 + 36},
+			"content":    every(2*4096-100, len(b)/2),
+			"metadata":   {len(b) - 4096 + 20},
+		} {
 			broken := bytes.Clone(b)
 			for _, at := range at {
 				for i := range 64 {
@@ -121,7 +125,12 @@ func TestFsckExtractsTheSame(t *testing.T) {
 			continue
 		}
 		archive := layerBytes(t, l)
-		for _, o := range []erofs.Options{{}, {Compression: erofs.LZ4}, {Compression: erofs.Zstd}, {Compression: erofs.Zstd, Level: 15}} {
+		for _, o := range []erofs.Options{
+			{},
+			{Compression: erofs.LZ4},
+			{Compression: erofs.Zstd},
+			{Compression: erofs.Zstd, Level: 15},
+		} {
 			b := convert(t, bytes.NewReader(archive), o)
 			dir := t.TempDir()
 			path := filepath.Join(dir, "image.erofs")

@@ -21,7 +21,10 @@ import (
 
 var options = []erofs.Options{
 	{}, {Compression: erofs.LZ4}, {Compression: erofs.LZ4, Level: 9},
-	{Compression: erofs.Zstd}, {Compression: erofs.Zstd, Level: 1}, {Compression: erofs.Zstd, Level: 2}, {Compression: erofs.Zstd, Level: 6}, {Compression: erofs.Zstd, Level: 9}, {Compression: erofs.Zstd, Level: 15},
+	{
+		Compression: erofs.Zstd,
+	}, {Compression: erofs.Zstd, Level: 1}, {Compression: erofs.Zstd, Level: 2}, {Compression: erofs.Zstd, Level: 6},
+	{Compression: erofs.Zstd, Level: 9}, {Compression: erofs.Zstd, Level: 15},
 }
 
 func optionName(o erofs.Options) string {
@@ -78,7 +81,13 @@ func tarLines(t testing.TB, r io.Reader) []string {
 		for dir := path.Dir(name); files[dir] == nil; dir = path.Dir(dir) {
 			files[dir] = &erofstest.File{Mode: s_ifdir | 0o755, ModTime: time.Unix(0, 0)}
 		}
-		f := &erofstest.File{Mode: uint32(h.Mode), UID: uint32(h.Uid), GID: uint32(h.Gid), ModTime: h.ModTime, Ino: ino}
+		f := &erofstest.File{
+			Mode:    uint32(h.Mode),
+			UID:     uint32(h.Uid),
+			GID:     uint32(h.Gid),
+			ModTime: h.ModTime,
+			Ino:     ino,
+		}
 		switch h.Typeflag {
 		case tar.TypeLink:
 			files[name] = files[path.Clean(h.Linkname)]
@@ -140,7 +149,7 @@ func imageLines(t testing.TB, b []byte) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return erofstest.Lines(files)
+	return erofstest.Lines(erofstest.Unmarked(files))
 }
 
 func TestImageMeansWhatTheArchiveMeans(t *testing.T) {
@@ -183,7 +192,12 @@ func TestHugeFile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for at, want := range map[int64]string{4<<30 - 513: "\x00", 4<<30 + 512: "\x00", 5<<30 - 3: "end", 5<<30 - 4: "\x00e"} {
+			for at, want := range map[int64]string{
+				4<<30 - 513: "\x00",
+				4<<30 + 512: "\x00",
+				5<<30 - 3:   "end",
+				5<<30 - 4:   "\x00e",
+			} {
 				got := make([]byte, len(want))
 				if _, err := file.(io.ReaderAt).ReadAt(got, at); err != nil || string(got) != want {
 					t.Errorf("%s: at %d: %q, %v, want %q", optionName(o), at, got, err, want)
@@ -200,36 +214,36 @@ func TestHugeFile(t *testing.T) {
 func TestLayerSemantics(t *testing.T) {
 	want := map[string]string{
 		"order": `
-"." 40555 3:0 links=6 1700000000.000000000
+"." 40555 3:0 links=6 1700000000.000000000 "trusted.kairos.implied"="in"
 "becomes" 100644 0:0 links=1 1700000000.000000000 size=34 becomes
 "file" 100644 0:0 links=1 1700000000.000000000 size=5 file
 "gone" 40755 0:0 links=2 1700000000.000000000
 "gone/own" 100644 0:0 links=1 1700000000.000000000 size=35 gone/own
 "lib" 120777 0:0 links=1 1700000000.000000000 -> "usr/lib"
-"odd" 40755 0:0 links=2 0.000000000
+"odd" 40755 0:0 links=2 0.000000000 "trusted.kairos.implied"="y"
 "odd/name" 100644 0:0 links=1 1700000000.000000000 size=7 odd/name
 "up" 120777 0:0 links=1 1700000000.000000000 -> "../../usr"
 "usr" 40751 0:0 links=4 1700000000.000000000
 "usr/bin" 40700 7:0 links=2 1700000000.000000000
 "usr/bin/late" 100644 0:0 links=1 1700000000.000000000 size=25 usr/bin/late
 "usr/clamped" 100644 0:0 links=1 1700000000.000000000 size=12 usr/clamped
-"usr/lib" 40755 0:0 links=2 0.000000000
+"usr/lib" 40755 0:0 links=2 0.000000000 "trusted.kairos.implied"="y"
 "usr/lib/through" 100644 0:0 links=1 1700000000.000000000 size=16 usr/lib/through
 "was" 40755 0:0 links=2 1700000000.000000000
 "was/it" 100644 0:0 links=1 1700000000.000000000 size=0 was/it
 `,
 		"whiteouts": `
-"." 40755 0:0 links=6 0.000000000
+"." 40755 0:0 links=6 0.000000000 "trusted.kairos.implied"="in"
 "etc" 40755 0:0 links=3 1700000000.000000000
 "etc/came" 100644 0:0 links=1 1700000000.000000000 size=4 etc/came
 "etc/gone" 20000 0:0 links=1 0.000000000 dev=0
 "etc/kept" 100644 0:0 links=1 1700000000.000000000 size=4 etc/kept
 "etc/opaque" 40755 0:0 links=2 1700000000.000000000 "trusted.overlay.opaque"="y"
 "etc/opaque/new" 100644 0:0 links=1 1700000000.000000000 size=3 etc/opaque/new
-"implied" 40755 0:0 links=2 0.000000000 "trusted.overlay.opaque"="y"
+"implied" 40755 0:0 links=2 0.000000000 "trusted.kairos.implied"="y" "trusted.overlay.opaque"="y"
 "implied/new" 100644 0:0 links=1 1700000000.000000000 size=0 implied/new
 "labelled" 40755 0:0 links=2 1700000000.000000000 "security.selinux"="x" "trusted.overlay.opaque"="y"
-"var" 40755 0:0 links=3 0.000000000
+"var" 40755 0:0 links=3 0.000000000 "trusted.kairos.implied"="y"
 "var/folder" 40755 0:0 links=2 0.000000000 "trusted.overlay.opaque"="y"
 "var/folder/new" 100644 0:0 links=1 1700000000.000000000 size=0 var/folder/new
 `,

@@ -16,7 +16,7 @@ type meta struct {
 	after []*node // that have blocks after the inodes
 }
 
-// errTooManyInodes is what an image gets whose inodes do not fit into slots of 32 bits.
+// errTooManyInodes is what an image gets whose inodes do not fit into units of 32 bits.
 var errTooManyInodes = errors.New("metadata of 128 GiB or more")
 
 func writeMeta(out *blocks, nodes []*node, sb *superblock) error {
@@ -41,14 +41,11 @@ func writeMeta(out *blocks, nodes []*node, sb *superblock) error {
 
 func (m *meta) plan() error {
 	m.sb.buildTime, m.sb.buildNsec = commonTime(m.nodes)
-	m.place.place(slotSize) // some tools take inode number 0 for none
+	m.place.place(nidUnit) // some tools take inode number 0 for none
 	var after uint32
 	for _, n := range m.nodes {
-		if n.opaque {
-			var err error
-			if n.xattrs, err = withOpaque(n.xattrs); err != nil {
-				return err
-			}
+		if err := m.mark(n); err != nil {
+			return err
 		}
 		var rest int
 		if n.isDir() {
@@ -72,7 +69,7 @@ func (m *meta) plan() error {
 			n.tail = uint16(len(n.data.tail)) // that it fits was seen to when it was stored
 		}
 		n.nid = m.place.place(size + int(n.tail))
-		if m.place.blocks >= 1<<32/slotsPerBlock {
+		if m.place.blocks >= 1<<32/unitsPerBlock {
 			return errTooManyInodes
 		}
 		if blocks := n.contentBlocks(); blocks > 0 {
@@ -91,6 +88,20 @@ func (m *meta) plan() error {
 	return nil
 }
 
+// mark adds the attributes with which a directory says what it is to overlayfs and to FixUp.
+func (m *meta) mark(n *node) (err error) {
+	if n.opaque {
+		n.xattrs, err = withXattr(n.xattrs, opaqueXattr)
+	}
+	if n.implied && err == nil {
+		n.xattrs, err = withXattr(n.xattrs, impliedXattr)
+	}
+	if n == m.nodes[0] && err == nil && slices.ContainsFunc(m.nodes, func(n *node) bool { return n.implied }) {
+		n.xattrs, err = withXattr(n.xattrs, hasImpliedXattr)
+	}
+	return err
+}
+
 // commonTime returns the time that most inodes have. They need not say it themselves.
 func commonTime(nodes []*node) (sec int64, nsec uint32) {
 	type when struct {
@@ -102,7 +113,8 @@ func commonTime(nodes []*node) (sec int64, nsec uint32) {
 	for _, n := range nodes {
 		w := when{n.mtime, n.nsec}
 		count[w]++
-		if c := count[w]; n.mtime >= 0 && (c > count[best] || c == count[best] && (w.sec < best.sec || w.sec == best.sec && w.nsec < best.nsec)) {
+		if c := count[w]; n.mtime >= 0 &&
+			(c > count[best] || c == count[best] && (w.sec < best.sec || w.sec == best.sec && w.nsec < best.nsec)) {
 			best = w
 		}
 	}
@@ -114,14 +126,14 @@ func (m *meta) writeInodes() error {
 	at := int64(0)
 	var record []byte
 	for i, n := range byPlace {
-		if err := m.zeros(int64(n.nid)*slotSize - at); err != nil {
+		if err := m.zeros(int64(n.nid)*nidUnit - at); err != nil {
 			return err
 		}
 		record = n.appendInode(record[:0], uint32(i+1))
 		if _, err := m.out.Write(record); err != nil {
 			return err
 		}
-		at = int64(n.nid)*slotSize + int64(len(record))
+		at = int64(n.nid)*nidUnit + int64(len(record))
 	}
 	m.out.pad()
 	return nil

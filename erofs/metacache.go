@@ -11,8 +11,8 @@ type metaCache struct {
 	r  io.ReaderAt
 	mu sync.Mutex
 
-	slots [64]struct {
-		block int64 // plus one; 0 is an empty slot
+	blocks [64]struct {
+		block int64 // plus one; 0 is an empty place
 		b     []byte
 	}
 }
@@ -37,7 +37,7 @@ func (c *metaCache) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (c *metaCache) block(i int64) ([]byte, error) {
-	s := &c.slots[i%int64(len(c.slots))]
+	s := &c.blocks[i%int64(len(c.blocks))]
 	if s.block == i+1 {
 		return s.b, nil
 	}

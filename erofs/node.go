@@ -22,6 +22,7 @@ type node struct {
 	fullMap  bool // has the full form of block map
 	whiteout bool // hides the name in the layers below
 	opaque   bool // directory that hides what the layers below have in it
+	implied  bool // directory that the archive does not name, but something in it
 
 	xattrs  string           // encoded, see encodeXattrs
 	target  string           // of a symbolic link
@@ -29,7 +30,7 @@ type node struct {
 	entries map[string]*node // of a directory, until it is planned
 	dirents []dirent         // of a directory, once it is planned
 
-	nid   uint32 // slot of the metadata area
+	nid   uint32 // unit of the metadata area
 	start uint32 // first block of a directory's or symbolic link's content
 	tail  uint16 // bytes of a directory's or symbolic link's content that are inline
 }
@@ -49,6 +50,10 @@ func newDir() *node {
 
 // errEscapes is what a path gets that leads out of the root.
 var errEscapes = errors.New("path leads out of the layer")
+
+// errOtherLayer is what a hard link gets to a file of a layer below, which a layer's image cannot share.
+var errOtherLayer = errors.New("it is not in this layer: build the image with a builder that puts both names " +
+	"into one layer, such as BuildKit, or copy the file")
 
 // maxLinks is how many symbolic links one path may lead through, as in the kernel.
 const maxLinks = 40
@@ -86,13 +91,14 @@ func (t *tree) locate(path string, create bool) (dir *node, base string, err err
 		switch {
 		case next == nil || next.whiteout:
 			if !create {
-				return nil, "", fmt.Errorf("%q is not in this layer", name)
+				return nil, "", errOtherLayer
 			}
 			if len(name) > maxName {
 				return nil, "", fmt.Errorf("name of %d bytes: want at most %d", len(name), maxName)
 			}
 			made := newDir()
 			made.opaque = next != nil
+			made.implied = next == nil // else there is nothing below that it could differ from
 			dir.entries[name] = made
 			up = append(up, made)
 		case next.isDir():
@@ -180,7 +186,7 @@ func (t *tree) link(path, target string) error {
 	}
 	n := dir.entries[base]
 	if n == nil || n.whiteout {
-		return fmt.Errorf("hard link to %q: it is not in this layer", target)
+		return fmt.Errorf("hard link to %q: %w", target, errOtherLayer)
 	}
 	if n.isDir() {
 		return fmt.Errorf("hard link to %q: it is a directory", target)

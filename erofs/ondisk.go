@@ -10,7 +10,7 @@ import (
 const (
 	blockBits = 12
 	blockSize = 1 << blockBits
-	slotSize  = 32 // an inode's address (nid) counts these from the metadata area's start
+	nidUnit   = 32 // an inode's address (nid) counts these from the metadata area's start
 
 	superOffset = 1024
 	superMagic  = 0xE0F5E1E2

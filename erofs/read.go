@@ -55,7 +55,9 @@ func (f *FS) open() error {
 	}
 	f.sb = superblock{
 		compat: le.Uint32(d[8:]), incompat: le.Uint32(d[80:]), rootNID: le.Uint16(d[14:]), inodes: le.Uint64(d[16:]),
-		buildTime: int64(le.Uint64(d[24:])), buildNsec: le.Uint32(d[32:]), blocks: le.Uint32(d[36:]), metaBlock: le.Uint32(d[40:]),
+		buildTime: int64(
+			le.Uint64(d[24:]),
+		), buildNsec: le.Uint32(d[32:]), blocks: le.Uint32(d[36:]), metaBlock: le.Uint32(d[40:]),
 		xattrBlock: le.Uint32(d[44:]), algorithms: le.Uint16(d[84:]), packedNID: le.Uint64(d[96:]),
 	}
 	if d[12] != blockBits || f.sb.incompat&^incompatKnown != 0 || le.Uint16(d[86:]) != 0 {
@@ -66,6 +68,17 @@ func (f *FS) open() error {
 	}
 	f.z = newDecompressor()
 	return nil
+}
+
+// Compression says which algorithm the kernel has to know for the image.
+func (f *FS) Compression() Compression {
+	switch {
+	case f.sb.algorithms&(1<<algorithmZstd) != 0:
+		return Zstd
+	case f.sb.algorithms&(1<<algorithmLZ4) != 0:
+		return LZ4
+	}
+	return None
 }
 
 // inode is an inode as it is read.
@@ -90,7 +103,7 @@ func (n *inode) isDir() bool     { return n.mode&modeType == modeDir }
 func (n *inode) isSymlink() bool { return n.mode&modeType == modeSymlink }
 
 func (f *FS) inode(nid uint64) (*inode, error) {
-	at := int64(f.sb.metaBlock)<<blockBits + int64(nid)*slotSize
+	at := int64(f.sb.metaBlock)<<blockBits + int64(nid)*nidUnit
 	if nid >= 1<<40 || at >= int64(f.sb.blocks)<<blockBits {
 		return nil, fmt.Errorf("inode %d: %w", nid, ErrCorrupt)
 	}

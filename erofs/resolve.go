@@ -8,7 +8,8 @@ import "strings"
 func resolve[T interface {
 	isDir() bool
 	isSymlink() bool
-}](root T, name string, follow bool, child func(dir T, name string) (T, error), readlink func(T) (string, error)) (T, error) {
+}](root T, name string, follow bool, child func(dir T, name string) (T, error), readlink func(T) (string, error)) (T,
+	error) {
 	var none T
 	up := []T{root}
 	rest := strings.Split(name, "/")

@@ -236,7 +236,13 @@ func (f *FS) extent(n *inode, h mapHeader, off int64) (e extentAt, err error) {
 	if err != nil {
 		return e, err
 	}
-	e = extentAt{algorithm: h.algorithm, plain: x.kind == entryPlain, block: x.block, blocks: 1, offset: int64(i) << blockBits}
+	e = extentAt{
+		algorithm: h.algorithm,
+		plain:     x.kind == entryPlain,
+		block:     x.block,
+		blocks:    1,
+		offset:    int64(i) << blockBits,
+	}
 	next := i + 1
 	for ; next < end; next++ {
 		if next-i > maxExtent>>blockBits {

@@ -57,7 +57,11 @@ func encodeXattrs(attrs []xattr) (string, error) {
 	b := make([]byte, xattrHeaderSize)
 	for _, x := range attrs {
 		if len(x.name) > 255 || len(x.value) > 0xffff {
-			return "", fmt.Errorf("extended attribute %q with %d bytes: want at most 255 bytes of name, 65535 of value", x.name, len(x.value))
+			return "", fmt.Errorf(
+				"extended attribute %q with %d bytes: want at most 255 bytes of name, 65535 of value",
+				x.name,
+				len(x.value),
+			)
 		}
 		b = append(b, byte(len(x.name)), x.index)
 		b = binary.LittleEndian.AppendUint16(b, uint16(len(x.value)))
@@ -73,15 +77,15 @@ func encodeXattrs(attrs []xattr) (string, error) {
 	return string(b), nil
 }
 
-// withOpaque returns encoded attributes with overlayfs' mark of an opaque directory.
-func withOpaque(encoded string) (string, error) {
+// withXattr returns encoded attributes with one set.
+func withXattr(encoded string, set xattr) (string, error) {
 	values, err := decodeXattrs([]byte(encoded))
 	if err != nil {
 		return "", err
 	}
-	attrs := []xattr{opaqueXattr}
+	attrs := []xattr{set}
 	for name, value := range values {
-		if x, ok := parseXattr(name, string(value)); ok && (x.index != opaqueXattr.index || x.name != opaqueXattr.name) {
+		if x, ok := parseXattr(name, string(value)); ok && (x.index != set.index || x.name != set.name) {
 			attrs = append(attrs, x)
 		}
 	}

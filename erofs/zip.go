@@ -98,8 +98,8 @@ func (s *zipStore) store(ctx context.Context, r io.Reader, size int64, sparse bo
 	return d, s.cut(ctx, r, d, size, s.codec.chunk, s.codec.most)
 }
 
-// executable begins the programs of UEFI and DOS: kernels, unified kernel images, boot loaders. They are kept as they are:
-// what there is to gain in them, they have compressed themselves, and in one piece they can be shared with a file
+// executable begins the programs of UEFI and DOS: kernels, unified kernel images, boot loaders. They are kept as they
+// are: what there is to gain in them, they have compressed themselves, and in one piece they can be shared with a file
 // system that firmware reads.
 var executable = []byte("MZ")
 

@@ -54,7 +54,9 @@ func random(seed uint64, n int) []byte {
 // text returns bytes that compress like prose.
 func text(seed uint64, n int) []byte {
 	r := rand.New(rand.NewPCG(seed, 0))
-	words := strings.Fields("the kernel mounts a layer and reads what the archive said of every file in it before it was an image")
+	words := strings.Fields(
+		"the kernel mounts a layer and reads what the archive said of every file in it before it was an image",
+	)
 	var b bytes.Buffer
 	for b.Len() < n {
 		fmt.Fprintf(&b, "%s %s %d\n", words[r.IntN(len(words))], words[r.IntN(len(words))], r.IntN(1000))
@@ -73,7 +75,10 @@ func kinds(b *builder) {
 		{"null", tar.TypeChar, 1, 3}, {"sda", tar.TypeBlock, 8, 0}, {"large", tar.TypeChar, 4095, 1048575},
 		{"minor", tar.TypeBlock, 259, 300}, {"major", tar.TypeChar, 511, 0},
 	} {
-		b.entry(tar.Header{Typeflag: d.kind, Name: "dev/" + d.name, Mode: 0o660, Devmajor: d.major, Devminor: d.minor}, nil)
+		b.entry(
+			tar.Header{Typeflag: d.kind, Name: "dev/" + d.name, Mode: 0o660, Devmajor: d.major, Devminor: d.minor},
+			nil,
+		)
 	}
 	b.entry(tar.Header{Typeflag: tar.TypeFifo, Name: "dev/initctl", Mode: 0o600}, nil)
 	b.dir("tmp")
@@ -86,7 +91,8 @@ func kinds(b *builder) {
 		b.entry(tar.Header{Name: fmt.Sprintf("tmp/owner-%d", i), Mode: 0o644, Uid: owner, Gid: owner}, []byte("x"))
 	}
 	for i, when := range []time.Time{
-		time.Unix(0, 0), time.Unix(0, 1), time.Unix(1700000000, 999999999), time.Unix(-1, 500000000), time.Unix(-2208988800, 0),
+		time.Unix(0, 0), time.Unix(0, 1), time.Unix(1700000000, 999999999), time.Unix(-1, 500000000),
+		time.Unix(-2208988800, 0),
 		time.Unix(1<<31, 0), time.Unix(1<<32+5, 123456789),
 	} {
 		b.entry(tar.Header{Name: fmt.Sprintf("tmp/time-%d", i), Mode: 0o644, ModTime: when}, []byte("x"))
@@ -127,19 +133,42 @@ func attributes(b *builder) {
 		}
 		b.entry(h, nil)
 	}
-	entry("capability", tar.TypeReg, map[string]string{"security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"})
-	entry("user", tar.TypeReg, map[string]string{"user.a": "", "user.binary": "\x00\x01\xff\n=", "user." + strings.Repeat("n", 250): "long name"})
+	entry(
+		"capability",
+		tar.TypeReg,
+		map[string]string{
+			"security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+		},
+	)
+	entry(
+		"user",
+		tar.TypeReg,
+		map[string]string{
+			"user.a":                           "",
+			"user.binary":                      "\x00\x01\xff\n=",
+			"user." + strings.Repeat("n", 250): "long name",
+		},
+	)
 	entry("trusted", tar.TypeReg, map[string]string{"trusted.overlay.metacopy": "", "trusted.x": "y"})
 	entry("selinux", tar.TypeReg, map[string]string{"security.selinux": "system_u:object_r:bin_t:s0\x00"})
 	// Version 2; owner rwx, user 1000 rw, group rx, mask rwx, other none.
-	acl := "\x02\x00\x00\x00\x01\x00\x07\x00\xff\xff\xff\xff\x02\x00\x06\x00\xe8\x03\x00\x00\x04\x00\x05\x00\xff\xff\xff\xff\x10\x00\x07\x00\xff\xff\xff\xff\x20\x00\x00\x00\xff\xff\xff\xff"
+	acl := "\x02\x00\x00\x00\x01\x00\x07\x00\xff\xff\xff\xff\x02\x00\x06\x00\xe8\x03\x00\x00" +
+		"\x04\x00\x05\x00\xff\xff\xff\xff\x10\x00\x07\x00\xff\xff\xff\xff\x20\x00\x00\x00\xff\xff\xff\xff"
 	entry("acl/", tar.TypeDir, map[string]string{"system.posix_acl_access": acl, "system.posix_acl_default": acl})
 	entry("acl/file", tar.TypeReg, map[string]string{"system.posix_acl_access": acl, "user.too": "1"})
 	for i := range 5 {
-		entry(fmt.Sprintf("same-%d", i), tar.TypeReg, map[string]string{"security.selinux": "system_u:object_r:etc_t:s0\x00"})
+		entry(
+			fmt.Sprintf("same-%d", i),
+			tar.TypeReg,
+			map[string]string{"security.selinux": "system_u:object_r:etc_t:s0\x00"},
+		)
 	}
 	for _, n := range []int{100, 1500, 3000, 3900} {
-		h := tar.Header{Name: fmt.Sprintf("room-%d", n), Mode: 0o644, PAXRecords: map[string]string{"SCHILY.xattr.user.x": strings.Repeat("v", n)}}
+		h := tar.Header{
+			Name:       fmt.Sprintf("room-%d", n),
+			Mode:       0o644,
+			PAXRecords: map[string]string{"SCHILY.xattr.user.x": strings.Repeat("v", n)},
+		}
 		b.entry(h, text(uint64(n), 1000))
 		h.Name += "-tiny"
 		b.entry(h, []byte("tiny"))
@@ -152,7 +181,10 @@ func names(b *builder) {
 	b.file(strings.Repeat("n", 255), []byte("longest name"))
 	b.file(strings.Repeat("d/", 300)+"deep", []byte("deep"))
 	b.file(strings.Repeat(strings.Repeat("e", 200)+"/", 15)+"long path", []byte("long"))
-	for _, name := range []string{"caf\xe9", "\xff\xfe", "new\nline", "-dash", " space ", "!before dot", "+", ".hidden", "..two", "...", "~", "é", "日本語", "\x01"} {
+	for _, name := range []string{
+		"caf\xe9", "\xff\xfe", "new\nline", "-dash", " space ", "!before dot", "+", ".hidden", "..two", "...", "~",
+		"é", "日本語", "\x01",
+	} {
 		b.file("odd/"+name, []byte(name))
 	}
 	b.dir("full")
@@ -187,7 +219,15 @@ func links(b *builder) {
 func order(b *builder) {
 	b.file("usr/bin/late", []byte("its folders come after it"))
 	b.entry(tar.Header{Typeflag: tar.TypeDir, Name: "usr/bin/", Mode: 0o700, Uid: 7}, nil)
-	b.entry(tar.Header{Typeflag: tar.TypeDir, Name: "usr/", Mode: 0o711, PAXRecords: map[string]string{"SCHILY.xattr.user.a": "b"}}, nil)
+	b.entry(
+		tar.Header{
+			Typeflag:   tar.TypeDir,
+			Name:       "usr/",
+			Mode:       0o711,
+			PAXRecords: map[string]string{"SCHILY.xattr.user.a": "b"},
+		},
+		nil,
+	)
 	b.entry(tar.Header{Typeflag: tar.TypeDir, Name: "usr/", Mode: 0o751}, nil) // again: the last one's metadata
 	b.file("file", []byte("one"))
 	b.file("./file", []byte("two"))
@@ -221,10 +261,18 @@ func whiteouts(b *builder) {
 	b.file("implied/.wh..wh..opq", nil)
 	b.file("implied/new", nil)
 	b.file("var/.wh.folder", nil)
-	b.file("var/folder/new", nil) // removed below and made anew
+	b.file("var/folder/new", nil) // removed below and added again
 	b.file("var/.wh..wh.plnk/1", nil)
 	b.file("var/.wh..wh.aufs", nil)
-	b.entry(tar.Header{Typeflag: tar.TypeDir, Name: "labelled/", Mode: 0o755, PAXRecords: map[string]string{"SCHILY.xattr.security.selinux": "x"}}, nil)
+	b.entry(
+		tar.Header{
+			Typeflag:   tar.TypeDir,
+			Name:       "labelled/",
+			Mode:       0o755,
+			PAXRecords: map[string]string{"SCHILY.xattr.security.selinux": "x"},
+		},
+		nil,
+	)
 	b.file("labelled/.wh..wh..opq", nil)
 }
 

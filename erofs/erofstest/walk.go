@@ -32,7 +32,17 @@ type File struct {
 // String returns all of it but the inode number, on one line.
 func (f File) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%q %o %d:%d links=%d %d.%09d", f.Name, f.Mode, f.UID, f.GID, f.Nlink, f.ModTime.Unix(), f.ModTime.Nanosecond())
+	fmt.Fprintf(
+		&b,
+		"%q %o %d:%d links=%d %d.%09d",
+		f.Name,
+		f.Mode,
+		f.UID,
+		f.GID,
+		f.Nlink,
+		f.ModTime.Unix(),
+		f.ModTime.Nanosecond(),
+	)
 	switch f.Mode & 0o170000 {
 	case 0o100000:
 		fmt.Fprintf(&b, " size=%d %s", f.Size, f.Sum)
@@ -45,6 +55,19 @@ func (f File) String() string {
 		fmt.Fprintf(&b, " %q=%q", name, f.Xattrs[name])
 	}
 	return b.String()
+}
+
+// Unmarked leaves out the attributes by which an image marks the directories that its archive only implies: what the
+// archive itself says is compared without them.
+func Unmarked(files []File) []File {
+	files = slices.Clone(files)
+	for i, f := range files {
+		if _, ok := f.Xattrs["trusted.kairos.implied"]; ok {
+			files[i].Xattrs = maps.Clone(f.Xattrs)
+			delete(files[i].Xattrs, "trusted.kairos.implied")
+		}
+	}
+	return files
 }
 
 // Lines returns a line for each file, in the order of names. Of files that share an inode,
@@ -106,8 +129,9 @@ func Walk(fsys fs.FS) ([]File, error) {
 func describe(fsys fs.FS, name string, info fs.FileInfo) (f File, err error) {
 	s := info.Sys().(*erofs.Stat)
 	f = File{
-		Name: name, Mode: unixMode(info.Mode()), UID: s.UID, GID: s.GID, Nlink: s.Nlink, Ino: s.Ino, ModTime: info.ModTime(),
-		Rdev: s.Rdev, Xattrs: s.Xattrs,
+		Name: name, Mode: unixMode(info.Mode()), UID: s.UID, GID: s.GID, Nlink: s.Nlink, Ino: s.Ino,
+		ModTime: info.ModTime(),
+		Rdev:    s.Rdev, Xattrs: s.Xattrs,
 	}
 	switch {
 	case info.Mode().IsRegular():
