@@ -19,8 +19,8 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 RUN_DEPS := runc ca-certificates
 VM_DEPS := qemu-system-x86 qemu-utils ovmf
 # The tools that tests check our output with, and that benchmarks compare with.
-TEST_DEPS := $(RUN_DEPS) $(VM_DEPS) erofs-utils squashfs-tools xorriso cryptsetup-bin gdisk e2fsprogs dosfstools mtools genisoimage \
-	qemu-system-arm qemu-efi-aarch64 openssh-client binutils cpio grub-common systemd docker.io
+TEST_DEPS := $(RUN_DEPS) $(VM_DEPS) erofs-utils squashfs-tools xorriso cryptsetup-bin gdisk fdisk e2fsprogs dosfstools mtools genisoimage \
+	qemu-system-arm qemu-efi-aarch64 openssh-client openssl osslsigncode binutils cpio grub-common systemd docker.io
 
 .PHONY: help
 help: ## list the targets
@@ -62,6 +62,16 @@ test-unit: build tools ## the tests that boot nothing: two minutes
 	scripts/deps $(TEST_DEPS)
 	$(GO) test ./...
 
+.PHONY: test-race
+test-race: build tools ## the same under the race detector: it takes a C compiler
+	scripts/deps $(TEST_DEPS) gcc libc6-dev
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+FUZZTIME ?= 60s
+.PHONY: fuzz
+fuzz: assets ## each fuzz test for FUZZTIME (60s); FUZZ=REGEXP chooses some
+	scripts/fuzz $(FUZZTIME) '$(FUZZ)'
+
 .PHONY: test-vm
 test-vm: build base tools ## the tests that boot virtual machines; TESTS=REGEXP chooses some
 	scripts/deps $(TEST_DEPS)
@@ -83,9 +93,10 @@ bench: build base tools ## speed and size against other tools; writes docs/perfo
 	$(GO) run ./cmd/kairos-bench
 
 .PHONY: lint
-lint: assets ## gofmt, vet, staticcheck
+lint: assets ## gofmt, go.mod, vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
 	if [ -n "$$out" ]; then echo "gofmt: these files are not formatted:"; echo "$$out"; exit 1; fi
+	$(GO) mod tidy -diff
 	$(GO) vet ./...
 	$(GO) vet -tags vm ./...
 	$(GO) run $(STATICCHECK) -tags vm ./...

@@ -7,6 +7,7 @@
 //	kairos-apply      static program, the node agent
 //	stub.efi          systemd's UEFI stub
 //	systemd-boot.efi  systemd's UEFI boot loader
+//	e2fsck            the checker of ext4, static
 //	grub/             amd64: boot.img, core.img (disk), boot_hybrid.img, eltorito.img (ISO)
 package assets
 
@@ -54,7 +55,9 @@ func open(files fs.FS, arch string) (fs.FS, error) {
 	}
 	if _, err := fs.Stat(sub, "init"); err != nil {
 		if entries, _ := fs.ReadDir(files, "files"); len(entries) <= 1 {
-			return nil, errors.New("boot assets: this program was built without them: run `make assets`, then build it again")
+			return nil, errors.New(
+				"boot assets: this program was built without them: run `make assets`, then build it again",
+			)
 		}
 		return nil, fmt.Errorf("boot assets: none for architecture %s: Kairos supports amd64 and arm64; "+
 			"where that is what you want, run `make assets` and build this program again", arch)

@@ -3,6 +3,11 @@ package assets
 import (
 	"bytes"
 	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -31,7 +36,8 @@ func TestCompressedFilesReadAsThemselves(t *testing.T) {
 		names = append(names, name)
 		return err
 	})
-	if want := []string{".", "grub", "grub/core.img", "init", "kairos-apply"}; err != nil || !slices.Equal(names, want) {
+	if want := []string{".", "grub", "grub/core.img", "init", "kairos-apply"}; err != nil ||
+		!slices.Equal(names, want) {
 		t.Errorf("names %v, %v; want %v", names, err, want)
 	}
 	if b, err := fs.ReadFile(got, "kairos-apply"); err != nil || !bytes.Equal(b, want) {
@@ -57,5 +63,28 @@ func TestMissingAssetsSayWhatToRun(t *testing.T) {
 		if _, err := open(c.tree, c.arch); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want one with %q", name, err, c.want)
 		}
+	}
+}
+
+// The node agent says which sources it is built from: scripts/version.
+func TestAgentKnowsItsVersion(t *testing.T) {
+	files, err := FS(runtime.GOARCH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := fs.ReadFile(files, "kairos-apply")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "kairos-apply")
+	if err := os.WriteFile(program, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(program, "--version").CombinedOutput()
+	want := regexp.MustCompile(
+		`^kairos-apply version (v\S+|[0-9a-f]{12}(-dirty)?|\S+-g[0-9a-f]{12}(-dirty)?|sources-[0-9a-f]{12})\n$`,
+	)
+	if err != nil || !want.Match(out) {
+		t.Errorf("got %q, %v; want %s: is this a build of before? Run `make assets`", out, err, want)
 	}
 }

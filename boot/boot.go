@@ -3,7 +3,7 @@
 //
 // The frontend makes them when an image is built. An image that is derived from such an
 // image by a plain Dockerfile can have another kernel, other modules or other settings: then
-// whoever puts it on a medium or a disk sees that with [Check] and makes them anew with
+// whoever puts it on a medium or a disk sees that with [Check] and regenerates them with
 // [Make], from the stub and the /init that the image carries in [layout.ImageBootDir].
 package boot
 
@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strings"
 
 	"github.com/kairos-buildkit/kairos/initrd"
@@ -27,13 +26,19 @@ type Options struct {
 	Cmdline string
 	// Modules are kernel modules to add to the initrd ([layout.ImageLabelModules]).
 	Modules []string
+	// Kernel chooses one of several kernels ([layout.ImageLabelKernel]).
+	Kernel string
 }
 
 // OptionsFrom returns the options that an image's labels ask for.
 func OptionsFrom(labels map[string]string) Options {
 	return Options{
 		Cmdline: labels[layout.ImageLabelCmdline],
-		Modules: strings.FieldsFunc(labels[layout.ImageLabelModules], func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' }),
+		Modules: strings.FieldsFunc(
+			labels[layout.ImageLabelModules],
+			func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' },
+		),
+		Kernel: labels[layout.ImageLabelKernel],
 	}
 }
 
@@ -71,12 +76,13 @@ func Make(root fs.FS, o Options) (*Files, error) {
 		return nil, err
 	}
 	sections := []uki.Section{
-		{Name: uki.OSRel, Data: osRelease()},
+		{Name: uki.OSRel, Data: layout.EntryOSRelease("", "")},
 		{Name: uki.Cmdline, Data: []byte(in.cmdline)},
 		{Name: uki.Uname, Data: []byte(in.kernel.Version)},
 		{Name: uki.Initrd, Data: ramdisk, Align: sharedChunk},
 		{Name: uki.Linux, Data: in.image},
 	}
+	sections = append(sections, profiles(in.cmdline)...)
 	program, err := uki.Append(in.stub, sections)
 	if err != nil {
 		return nil, fmt.Errorf("make the UKI: %w", err)
@@ -86,16 +92,26 @@ func Make(root fs.FS, o Options) (*Files, error) {
 		KernelPath: in.kernel.Path, KernelIsFile: digest(in.image) == in.kernelFile,
 		Cmdline: in.cmdline, Manifest: in.manifest(),
 	}
+	if in.kernel.Path == layout.ImageKernel {
+		f.Manifest.Kernel.Digest = digest(f.Kernel) // which takes the place of the file that it came from
+	}
 	f.Manifest.Outputs = map[string]string{
 		layout.ImageKernel: digest(f.Kernel), layout.ImageInitrd: digest(f.Initrd), layout.ImageUKI: digest(f.UKI),
 	}
 	return f, nil
 }
 
-// osRelease returns the UKI's .osrel. It is the same for all images, without a version:
-// systemd-boot then orders entries by their file names, in which we number them.
-func osRelease() []byte {
-	return []byte("ID=kairos\nNAME=Kairos\nPRETTY_NAME=Kairos\n")
+// profiles are the sections of the UKI's profiles.
+func profiles(cmdline string) (sections []uki.Section) {
+	sections = append(sections, uki.Section{Name: uki.Profile, Data: []byte("ID=main\n")}) // what is before it
+	for _, p := range layout.Profiles() {
+		sections = append(sections, uki.Section{Name: uki.Profile, Data: p.Section()})
+		if p.Hidden {
+			sections = append(sections, uki.Section{Name: uki.OSRel, Data: []byte(layout.HiddenOSRelease)})
+		}
+		sections = append(sections, uki.Section{Name: uki.Cmdline, Data: []byte(cmdline + " " + p.Words)})
+	}
+	return sections
 }
 
 // inputs is all that the boot files are made from.
@@ -109,7 +125,7 @@ type inputs struct {
 }
 
 func (t tree) inputs(o Options) (*inputs, error) {
-	k, err := FindKernel(t.FS)
+	k, err := FindKernel(t.FS, o)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +134,7 @@ func (t tree) inputs(o Options) (*inputs, error) {
 	}
 	in := &inputs{kernel: k}
 	for name, b := range map[string]*[]byte{layout.ImageInit: &in.init, layout.ImageStub: &in.stub} {
-		if *b, err = t.readFile(name); err != nil {
+		if *b, err = t.readFile(name, maxBootFile); err != nil {
 			return nil, fmt.Errorf("the image has no boot layer (%w): build it with the Kairos frontend", err)
 		}
 	}
@@ -126,18 +142,19 @@ func (t tree) inputs(o Options) (*inputs, error) {
 	if err != nil {
 		return nil, fmt.Errorf("/%s: %w", layout.ImageStub, err)
 	}
-	file, err := t.readFile(k.Path)
+	file, err := t.readFile(k.Path, maxKernel)
 	if err != nil {
 		return nil, err
 	}
 	in.kernelFile = digest(file)
-	if in.image, err = t.readKernel(k); err != nil {
+	if in.image, err = t.readKernel(k, file); err != nil {
 		return nil, err
 	}
 	if kernelArch, err := uki.Arch(in.image); err != nil {
 		return nil, fmt.Errorf("kernel /%s: %w", k.Path, err)
 	} else if kernelArch != arch {
-		return nil, fmt.Errorf("kernel /%s is for %s, the boot layer for %s: build the image for one platform", k.Path, kernelArch, arch)
+		return nil, fmt.Errorf("kernel /%s is for %s, the boot layer for %s: build the image for one platform", k.Path,
+			kernelArch, arch)
 	}
 	modules, err := t.sub(k.Modules)
 	if err != nil {
@@ -146,16 +163,24 @@ func (t tree) inputs(o Options) (*inputs, error) {
 	if in.modules, err = initrd.Select(modules, o.Modules); err != nil {
 		return nil, fmt.Errorf("kernel %s: %w", k.Version, err)
 	}
-	in.cmdline = layout.ParseCmdline(DefaultCmdline(arch) + " " + o.Cmdline).String()
+	words := defaultCmdline(arch)
+	if k.hidesRuntime() {
+		words += " efi=runtime"
+	}
+	cmdline, err := layout.ParseCmdline(words + " " + o.Cmdline).Portable()
+	if err != nil {
+		return nil, err
+	}
+	in.cmdline = cmdline.String()
 	return in, nil
 }
 
-// DefaultCmdline returns the kernel command line of an image that asks for no other, for an
+// defaultCmdline returns the kernel command line of an image that asks for no other, for an
 // architecture in OCI's words: screen and serial console, and a restart ten seconds after
 // a panic so that the boot loader gets to count it. systemd is told not to rebuild the linker's
 // cache and its own catalogs as after an update of /usr: the image has them, and as /etc and /var are
 // new at every boot it would do so each time, for half a minute on a slow machine.
-func DefaultCmdline(arch string) string {
+func defaultCmdline(arch string) string {
 	serial := "ttyS0,115200"
 	if arch == "arm64" {
 		serial = "ttyAMA0"
@@ -166,13 +191,31 @@ func DefaultCmdline(arch string) string {
 // inits are what /init of the initrd starts.
 var inits = []string{"sbin/init", "usr/lib/systemd/systemd", "lib/systemd/systemd", "etc/init", "bin/init"}
 
+// FindInit returns the path of the program that /init starts in an image, without links in it.
+func FindInit(root fs.FS) (string, error) {
+	t := tree{root}
+	for _, name := range inits {
+		if t.isFile(name) {
+			return t.resolve(name)
+		}
+	}
+	return "", errors.New(
+		"the image has no init (/sbin/init or /usr/lib/systemd/systemd): install one, " +
+			"such as Debian's systemd-sysv, Fedora's systemd, or Alpine's openrc",
+	)
+}
+
 func (t tree) hasInit() error {
-	if !slices.ContainsFunc(inits, t.isFile) {
-		return errors.New("the image has no init (/sbin/init or /usr/lib/systemd/systemd): install one, such as Debian's systemd-sysv, Fedora's systemd, or Alpine's openrc")
+	if _, err := FindInit(t.FS); err != nil {
+		return err
 	}
 	for _, dir := range []string{"dev", "etc", "proc", "run", "sys", "var"} {
 		if !t.isDir(dir) {
-			return fmt.Errorf("the image has no folder /%s, which the kernel's interfaces need: add it (RUN mkdir /%s)", dir, dir)
+			return fmt.Errorf(
+				"the image has no folder /%s, which the kernel's interfaces need: add it (RUN mkdir /%s)",
+				dir,
+				dir,
+			)
 		}
 	}
 	return nil

@@ -38,13 +38,29 @@ func TestUKIHoldsKernelAndCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := map[string]string{}
+	menu := ""
 	for _, s := range sections {
-		got[s.Name] = string(s.Data)
+		if s.Name == uki.Profile {
+			menu += " |"
+		} else if menu != "" {
+			menu += " " + s.Name
+		}
+		if menu == "" {
+			got[s.Name] = string(s.Data)
+		}
+		want := got[".cmdline"] + " " + layout.CmdlineReset
+		if strings.HasSuffix(menu, "| .cmdline | .osrel .cmdline") && string(s.Data) != want {
+			t.Errorf("the reset profile's command line is %q, want %q", s.Data, want)
+		}
+	}
+	// The base, debug, and one that systemd-boot does not list by itself for each other choice.
+	if want := " | | .cmdline" + strings.Repeat(" | .osrel .cmdline", 5); menu != want {
+		t.Errorf("profiles %q, want %q", menu, want)
 	}
 	for name, want := range map[string]string{
 		".cmdline": "console=tty0 console=ttyS0,115200 panic=10 systemd.condition-needs-update=no quiet console=ttyS1",
 		".uname":   "6.12.1-amd64",
-		".linux":   string(boottest.Program("kernel 6.12.1-amd64")),
+		".linux":   string(boottest.Kernel("6.12.1-amd64")),
 		".initrd":  string(f.Initrd),
 	} {
 		if got[name] != want {
@@ -77,19 +93,30 @@ func TestCheckSeesWhatNoLongerFits(t *testing.T) {
 		options Options
 		why     string
 	}{
-		"unchanged":        {change: func(fstest.MapFS) {}},
-		"another file":     {change: func(m fstest.MapFS) { m["usr/bin/x"] = file("x") }},
-		"newer kernel":     {change: func(m fstest.MapFS) { boottest.AddKernel(m, "6.12.10") }, why: "the image's kernel is 6.12.10, the boot files have 6.12.9"},
+		"unchanged":    {change: func(fstest.MapFS) {}},
+		"another file": {change: func(m fstest.MapFS) { m["usr/bin/x"] = file("x") }},
+		"newer kernel": {change: func(m fstest.MapFS) { boottest.AddKernel(m, "6.12.10") },
+			why: "the image's kernel is 6.12.10, the boot files have 6.12.9"},
 		"older kernel too": {change: func(m fstest.MapFS) { boottest.AddKernel(m, "6.1.20") }},
-		"kernel rebuilt":   {change: func(m fstest.MapFS) { m["boot/vmlinuz-6.12.9"] = file(string(boottest.Program("patched"))) }, why: "was replaced"},
-		"module rebuilt":   {change: func(m fstest.MapFS) { m["usr/lib/modules/6.12.9/kernel/fs/erofs/erofs.ko"] = file("\x7fELF patched") }, why: "modules of the kernel 6.12.9"},
-		"command line":     {change: func(fstest.MapFS) {}, options: Options{Cmdline: "quiet"}, why: "command line"},
-		"module wanted":    {change: func(fstest.MapFS) {}, options: Options{Modules: []string{"wireguard"}}, why: "modules of the kernel"},
-		"new /init":        {change: func(m fstest.MapFS) { m[layout.ImageInit] = file("\x7fELF newer") }, why: "/init"},
-		"initrd lost":      {change: func(m fstest.MapFS) { delete(m, layout.ImageInitrd) }, why: "/boot/initrd was removed"},
-		"UKI changed":      {change: func(m fstest.MapFS) { m[layout.ImageUKI] = file("x") }, why: "/boot/kairos.efi was changed"},
-		"no manifest":      {change: func(m fstest.MapFS) { delete(m, layout.ImageBootManifest) }, why: "manifest.json"},
-		"broken manifest":  {change: func(m fstest.MapFS) { m[layout.ImageBootManifest] = file("{") }, why: "manifest.json"},
+		"kernel rebuilt": {change: func(m fstest.MapFS) {
+			m["boot/vmlinuz-6.12.9"] = file(string(boottest.Program("patched")))
+		}, why: "was replaced"},
+		"module rebuilt": {change: func(m fstest.MapFS) {
+			m["usr/lib/modules/6.12.9/kernel/fs/erofs/erofs.ko"] = file("\x7fELF patched")
+		}, why: "modules of the kernel 6.12.9"},
+		"command line": {change: func(fstest.MapFS) {}, options: Options{Cmdline: "quiet"}, why: "command line"},
+		"module wanted": {change: func(fstest.MapFS) {}, options: Options{Modules: []string{"wireguard"}},
+			why: "modules of the kernel"},
+		"new /init": {change: func(m fstest.MapFS) { m[layout.ImageInit] = file("\x7fELF newer") },
+			why: "/init"},
+		"initrd lost": {change: func(m fstest.MapFS) { delete(m, layout.ImageInitrd) },
+			why: "/boot/initrd was removed"},
+		"UKI changed": {change: func(m fstest.MapFS) { m[layout.ImageUKI] = file("x") },
+			why: "/boot/kairos.efi was changed"},
+		"no manifest": {change: func(m fstest.MapFS) { delete(m, layout.ImageBootManifest) },
+			why: "manifest.json"},
+		"broken manifest": {change: func(m fstest.MapFS) { m[layout.ImageBootManifest] = file("{") },
+			why: "manifest.json"},
 		"chosen kernel": {change: func(m fstest.MapFS) {
 			boottest.AddKernel(m, "6.1.20")
 			m[layout.ImageKernel] = boottest.Link("vmlinuz-6.1.20")
@@ -111,7 +138,7 @@ func TestCheckSeesWhatNoLongerFits(t *testing.T) {
 		}
 		install(t, tree, c.options)
 		if fits, why, err := Check(tree, c.options); !fits {
-			t.Errorf("%s: made anew and still no fit: %q %v", name, why, err)
+			t.Errorf("%s: regenerated, and still no fit: %q %v", name, why, err)
 		}
 	}
 }
@@ -122,14 +149,21 @@ func TestImagesThatCannotBoot(t *testing.T) {
 		change func(fstest.MapFS)
 		want   string
 	}{
-		"no kernel":       {func(m fstest.MapFS) { delete(m, "boot/vmlinuz-"+v) }, "the image has no kernel in /boot or /usr/lib/modules: install one, such as Debian's linux-image-amd64"},
-		"dangling kernel": {func(m fstest.MapFS) { m["boot/vmlinuz-"+v] = boottest.Link("gone") }, "the image has no kernel"},
+		"no kernel": {func(m fstest.MapFS) { delete(m, "boot/vmlinuz-"+v) },
+			"the image has no kernel in /boot or /usr/lib/modules: install one, such as Debian's linux-image-amd64"},
+		"dangling kernel": {func(m fstest.MapFS) { m["boot/vmlinuz-"+v] = boottest.Link("gone") },
+			"the image has no kernel"},
 		"no modules": {func(m fstest.MapFS) {
 			delete(m, "boot/vmlinuz-"+v)
 			m["boot/vmlinuz-7.0"] = file(string(boottest.Program("k")))
 		}, "the kernel boot/vmlinuz-7.0 but not its modules in /usr/lib/modules/7.0: install the package"},
-		"no erofs": {func(m fstest.MapFS) { m["usr/lib/modules/"+v+"/modules.dep"] = file("") }, "the kernel has no EROFS (CONFIG_EROFS_FS), no overlayfs"},
-		"no init":  {func(m fstest.MapFS) { delete(m, "usr/lib/systemd/systemd") }, "the image has no init (/sbin/init or /usr/lib/systemd/systemd): install one"},
+		"no erofs": {func(m fstest.MapFS) {
+			deleteBelow(m, "usr/lib/modules/"+v+"/kernel")
+			m["usr/lib/modules/"+v+"/modules.dep"] = file("")
+		}, "the kernel has no EROFS (CONFIG_EROFS_FS), no overlayfs"},
+		"no depmod": {func(m fstest.MapFS) { m["usr/lib/modules/"+v+"/modules.dep"] = file("") }, "run depmod"},
+		"no init": {func(m fstest.MapFS) { delete(m, "usr/lib/systemd/systemd") },
+			"the image has no init (/sbin/init or /usr/lib/systemd/systemd): install one"},
 		"no /proc": {func(m fstest.MapFS) { delete(m, "proc") }, "RUN mkdir /proc"},
 		"no stub":  {func(m fstest.MapFS) { delete(m, layout.ImageStub) }, "the image has no boot layer"},
 		"not EFI":  {func(m fstest.MapFS) { m["boot/vmlinuz-"+v] = file("\x7fELF vmlinux") }, "CONFIG_EFI_STUB"},
@@ -175,7 +209,8 @@ func TestKernelsOfManyDistributions(t *testing.T) {
 			delete(m, "boot/vmlinuz-6.17.1-300.fc43.x86_64")
 			m["usr/lib/modules/6.17.1-300.fc43.x86_64/vmlinuz"] = file(k)
 			m["boot/vmlinuz-0-rescue-0123456789abcdef"] = file(k)
-		}, "6.17.1-300.fc43.x86_64", "usr/lib/modules/6.17.1-300.fc43.x86_64/vmlinuz", "usr/lib/modules/6.17.1-300.fc43.x86_64"},
+		}, "6.17.1-300.fc43.x86_64", "usr/lib/modules/6.17.1-300.fc43.x86_64/vmlinuz",
+			"usr/lib/modules/6.17.1-300.fc43.x86_64"},
 		"Alpine": {func(m fstest.MapFS) {
 			boottest.AddKernel(m, "6.12.31-0-lts")
 			delete(m, "boot/vmlinuz-6.12.31-0-lts")
@@ -198,7 +233,7 @@ func TestKernelsOfManyDistributions(t *testing.T) {
 	} {
 		m := base()
 		c.change(m)
-		got, err := FindKernel(m)
+		got, err := FindKernel(m, Options{})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -221,7 +256,7 @@ func TestLinksInARealFolder(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	k, err := FindKernel(os.DirFS(dir))
+	k, err := FindKernel(os.DirFS(dir), Options{})
 	if err != nil || k.Version != "6.1" {
 		t.Errorf("%+v, %v", k, err)
 	}
@@ -256,10 +291,23 @@ func TestCompression(t *testing.T) {
 }
 
 func TestCompareVersions(t *testing.T) {
-	ordered := []string{"5.10.9", "5.10.10", "6.1.0-9-amd64", "6.1.0-31-amd64", "6.12-rc1", "6.12-rc10", "6.12", "6.12.1~bpo", "6.12.1", "6.12.1-1", "6.12.48+deb13-amd64", "6.12.117+deb13-amd64"}
+	ordered := []string{
+		"5.10.9",
+		"5.10.10",
+		"6.1.0-9-amd64",
+		"6.1.0-31-amd64",
+		"6.12-rc1",
+		"6.12-rc10",
+		"6.12",
+		"6.12.1~bpo",
+		"6.12.1",
+		"6.12.1-1",
+		"6.12.48+deb13-amd64",
+		"6.12.117+deb13-amd64",
+	}
 	for i, a := range ordered {
 		for j, b := range ordered {
-			if got := compareVersions(a, b); (got < 0) != (i < j) || (got == 0) != (i == j) {
+			if got := CompareVersions(a, b); (got < 0) != (i < j) || (got == 0) != (i == j) {
 				t.Errorf("compare %s with %s: %d", a, b, got)
 			}
 		}

@@ -22,15 +22,21 @@ type Manifest struct {
 		Version string `json:"version"`
 		Path    string `json:"path"`
 		Digest  string `json:"digest"` // of the file
-		// Chosen: /boot/vmlinuz was a person's link before Kairos made its own.
+		// Compression is the best that it reads of a layer's blob.
+		Compression string `json:"compression,omitempty"`
+		// Chosen: a person chose it, by a label, or by a link /boot/vmlinuz before Kairos made its own.
 		Chosen bool `json:"chosen,omitempty"`
 	} `json:"kernel"`
 	// Modules is a digest of the files that the initrd took, as they are in the image, and of
 	// their dependencies.
 	Modules string `json:"modules"`
 	Init    string `json:"init"`
+	// Release is the newest format of release.json that Init reads, 0 for the first: see [layout.ReleaseSchema].
+	Release int    `json:"release,omitempty"`
 	Stub    string `json:"stub"`
 	Cmdline string `json:"cmdline"`
+	// Profiles is a digest of the UKI's profiles.
+	Profiles string `json:"profiles,omitempty"`
 	// Outputs are the boot files by their paths.
 	Outputs map[string]string `json:"outputs"`
 }
@@ -52,11 +58,21 @@ func ParseManifest(b []byte) (Manifest, error) {
 }
 
 func readManifest(t tree) (Manifest, error) {
-	b, err := t.readFile(layout.ImageBootManifest)
+	b, err := t.readFile(layout.ImageBootManifest, maxText)
 	if err != nil {
 		return Manifest{}, err
 	}
 	return ParseManifest(b)
+}
+
+// ReadsRelease returns the newest format of release.json that the /init of the image's boot layer reads, 1 where
+// nothing says that it reads a newer one.
+func ReadsRelease(root fs.FS) int {
+	m, err := readManifest(tree{root})
+	if err != nil {
+		return 1
+	}
+	return max(m.Release, 1)
 }
 
 // Check says whether the boot files that the image has are those that [Make] would make now,
@@ -78,18 +94,28 @@ func Check(root fs.FS, o Options) (fits bool, why string, err error) {
 	now := in.manifest()
 	switch {
 	case was.Kernel.Version != now.Kernel.Version:
-		return false, fmt.Sprintf("the image's kernel is %s, the boot files have %s", now.Kernel.Version, was.Kernel.Version), nil
+		return false, fmt.Sprintf(
+			"the image's kernel is %s, the boot files have %s",
+			now.Kernel.Version,
+			was.Kernel.Version,
+		), nil
 	case was.Kernel.Digest != now.Kernel.Digest:
 		return false, "the kernel " + now.Kernel.Version + " was replaced", nil
 	case was.Modules != now.Modules:
 		return false, "modules of the kernel " + now.Kernel.Version + " that the initrd needs have changed", nil
 	case was.Cmdline != now.Cmdline:
-		return false, fmt.Sprintf("the kernel command line is %q, the boot files have %q", now.Cmdline, was.Cmdline), nil
+		return false, fmt.Sprintf(
+			"the kernel command line is %q, the boot files have %q",
+			now.Cmdline,
+			was.Cmdline,
+		), nil
+	case was.Profiles != now.Profiles:
+		return false, "the boot menu's choices are others", nil
 	case was.Init != now.Init || was.Stub != now.Stub:
 		return false, "/init or the stub was replaced", nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(was.Outputs)) {
-		b, err := t.readFile(name)
+		b, err := t.readFile(name, maxBootFile)
 		if errors.Is(err, fs.ErrNotExist) {
 			return false, "/" + name + " was removed", nil
 		}
@@ -108,9 +134,14 @@ func Check(root fs.FS, o Options) (fits bool, why string, err error) {
 
 // manifest describes the inputs. It does not know the outputs.
 func (in *inputs) manifest() Manifest {
-	m := Manifest{Init: digest(in.init), Stub: digest(in.stub), Cmdline: in.cmdline}
+	m := Manifest{Init: digest(in.init), Release: layout.ReleaseSchema, Stub: digest(in.stub), Cmdline: in.cmdline}
+	var menu strings.Builder
+	for _, s := range profiles("") {
+		fmt.Fprintf(&menu, "%s %q\n", s.Name, s.Data)
+	}
+	m.Profiles = digest([]byte(menu.String()))
 	m.Kernel.Version, m.Kernel.Path, m.Kernel.Digest = in.kernel.Version, in.kernel.Path, in.kernelFile
-	m.Kernel.Chosen = in.kernel.Chosen
+	m.Kernel.Chosen, m.Kernel.Compression = in.kernel.Chosen, in.kernel.Compression()
 	h := sha256.New()
 	h.Write(in.modules.Index.Marshal())
 	in.modules.Files(func(name string, packed []byte) {

@@ -7,6 +7,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/kairos-buildkit/kairos/internal/bounded"
 )
 
 // tree is an image's root. File systems differ in how they treat links that are absolute or
@@ -52,12 +54,13 @@ func (t tree) resolve(name string) (string, error) {
 	return done, nil
 }
 
-func (t tree) readFile(name string) ([]byte, error) {
+// readFile reads a file of at most so many bytes.
+func (t tree) readFile(name string, limit int64) ([]byte, error) {
 	real, err := t.resolve(name)
 	if err != nil {
 		return nil, err
 	}
-	b, err := fs.ReadFile(t.FS, real)
+	b, err := bounded.ReadFile(t.FS, real, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read /%s: %w", name, err)
 	}

@@ -2,10 +2,10 @@ package boot
 
 import "strings"
 
-// compareVersions orders kernel versions as people do: runs of digits by their number, the
+// CompareVersions orders kernel versions as people do: runs of digits by their number, the
 // rest by its bytes, and a pre-release (~, or -rc before what follows a release) first.
 // It returns a negative number, zero or a positive one.
-func compareVersions(a, b string) int {
+func CompareVersions(a, b string) int {
 	for a != "" || b != "" {
 		var x, y string
 		x, a = cutDigits(a, false)
@@ -51,5 +51,6 @@ func compareText(a, b string) int {
 }
 
 func preRelease(s string) bool {
-	return strings.HasPrefix(s, "~") || strings.HasPrefix(s, "-rc") || strings.HasPrefix(s, ".rc") || strings.HasPrefix(s, "_rc")
+	return strings.HasPrefix(s, "~") || strings.HasPrefix(s, "-rc") || strings.HasPrefix(s, ".rc") ||
+		strings.HasPrefix(s, "_rc")
 }

@@ -32,7 +32,12 @@ func MediaType(format string) string { return "application/vnd.kairos." + format
 // pushAttrs are the attributes of an image that is pushed with its medium.
 var pushAttrs = []string{"push", "push-by-digest", "registry.insecure"}
 
-func (e attachExporter) Resolve(ctx context.Context, id int, attrs map[string]string) (exporter.ExporterInstance, error) {
+func (e attachExporter) Resolve(
+	ctx context.Context,
+	id int,
+	attrs map[string]string,
+) (exporter.ExporterInstance, error) {
+	attrs = withConfig(ctx, id, attrs)
 	own := maps.Clone(attrs)
 	for _, key := range pushAttrs {
 		delete(own, key)
@@ -43,6 +48,14 @@ func (e attachExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 	m, err := ParseMedium(e.format, own)
 	if err != nil {
 		return nil, err
+	}
+	if len(m.CloudConfig) > 0 {
+		return nil, fmt.Errorf(
+			"type=%[1]s: a medium with a cloud-config is not kept with the record of the build, nor pushed: "+
+				"its secrets would be there for all to read. "+
+				"Have it sent: --output type=tar,format=%[1]s,dest=os.%[1]s",
+			e.format,
+		)
 	}
 	i := &attachInstance{attachExporter: e, instance: instance{id, e.format, attrs, m}}
 	if v, ok := attrs["push"]; ok {
@@ -60,7 +73,6 @@ func (e attachExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 		return nil, fmt.Errorf("registry.insecure: %w", err)
 	}
 	imageAttrs := maps.Clone(attrs)
-	delete(imageAttrs, "cloud-config")
 	i.image, err = e.image.Resolve(ctx, id, imageAttrs)
 	return i, err
 }
@@ -113,15 +125,32 @@ func (i *attachInstance) Export(ctx context.Context, src *exporter.Source, info 
 		finalize, err := i.pushBoth(ctx, src, info, resp, desc)
 		return resp, finalize, containerimage.NewDescriptorReference(desc, done), err
 	}
-	warn(ctx, fmt.Sprintf("The %[1]s is kept with the record of this build. Fetch it: docker buildx history inspect attachment --type %[2]s %[3]s > os.%[1]s"+
-		" (or build it into a file at once: --output type=tar,format=%[1]s,dest=os.%[1]s)", i.format, desc.MediaType, info.Ref))
+	warn(
+		ctx,
+		fmt.Sprintf(
+			"The %[1]s is kept with the record of this build. Fetch it: "+
+				"docker buildx history inspect attachment --type %[2]s %[3]s > os.%[1]s"+
+				" (or build it into a file at once: --output type=tar,format=%[1]s,dest=os.%[1]s)",
+			i.format,
+			desc.MediaType,
+			info.Ref,
+		),
+	)
 	return resp, nil, containerimage.NewDescriptorReference(desc, done), nil
 }
 
 // store writes the medium into the content store.
-func (i *attachInstance) store(ctx context.Context, src *exporter.Source, info exporter.ExportBuildInfo) (map[string]string, ocispec.Descriptor, error) {
+func (i *attachInstance) store(
+	ctx context.Context,
+	src *exporter.Source,
+	info exporter.ExportBuildInfo,
+) (map[string]string, ocispec.Descriptor, error) {
 	desc := ocispec.Descriptor{MediaType: MediaType(i.format)}
-	w, err := content.OpenWriter(ctx, i.worker.ContentStore(), content.WithRef("kairos-"+i.format+"-"+info.Ref+"-"+strconv.Itoa(i.id)))
+	w, err := content.OpenWriter(
+		ctx,
+		i.worker.ContentStore(),
+		content.WithRef("kairos-"+i.format+"-"+info.Ref+"-"+strconv.Itoa(i.id)),
+	)
 	if err != nil {
 		return nil, desc, err
 	}

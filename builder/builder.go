@@ -112,7 +112,9 @@ func Embed(ctx context.Context, o Options) (*Builder, error) {
 // Check says what this machine lacks to run build steps.
 func Check() error {
 	if os.Geteuid() != 0 {
-		return errors.New("building needs root, or root in a user namespace: run it with sudo, or with `rootlesskit kairos …`")
+		return errors.New(
+			"building needs root, or root in a user namespace: run it with sudo, or with `rootlesskit kairos …`",
+		)
 	}
 	for _, runc := range []string{"buildkit-runc", "runc"} {
 		if _, err := exec.LookPath(runc); err == nil {
@@ -155,7 +157,7 @@ func (b *Builder) start(ctx context.Context, root string, o Options) error {
 func serverOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		// BuildKit's errors carry the place in the Dockerfile.
-		grpc.UnaryInterceptor(grpcerrors.UnaryServerInterceptor),
+		grpc.ChainUnaryInterceptor(hideConfigs, grpcerrors.UnaryServerInterceptor),
 		grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -24,10 +25,16 @@ import (
 //	type=local,format=iso,dest=DIR         os.iso and os.iso.sha256 into a folder, for each platform
 //	type=iso                               kept with the record of the build; see attach.go
 //	type=iso,name=REF,push=true            pushed with the image; see push.go
+//	type=image,name=REF,push=true,release=true, or type=release,name=REF
+//	                                       the image, and its release beside it; see publish.go
 func (w *worker) Exporter(name string, sm *session.Manager) (exporter.Exporter, error) {
 	if slices.Contains(Formats(), name) {
 		image, err := w.Worker.Exporter(client.ExporterImage, sm)
 		return attachExporter{worker: w, sessions: sm, format: name, image: imageExporter{image}}, err
+	}
+	if name == TypeRelease || name == client.ExporterImage {
+		image, err := w.Worker.Exporter(client.ExporterImage, sm)
+		return releaseExporter{imageExporter{image}, w, sm, name == TypeRelease}, err
 	}
 	stock, err := w.Worker.Exporter(name, sm)
 	if err != nil {
@@ -41,7 +48,7 @@ func (w *worker) Exporter(name string, sm *session.Manager) (exporter.Exporter, 
 		return byFormat{stock, folderExporter{files}}, nil
 	case client.ExporterOCI:
 		return byFormat{imageExporter{stock}, files}, nil
-	case client.ExporterImage, client.ExporterDocker:
+	case client.ExporterDocker:
 		return imageExporter{stock}, nil
 	default:
 		return stock, nil
@@ -69,8 +76,18 @@ type instance struct {
 func (i *instance) ID() int                  { return i.id }
 func (i *instance) Type() string             { return i.typ }
 func (i *instance) Name() string             { return "exporting to " + i.medium.Format }
-func (i *instance) Attrs() map[string]string { return i.attrs }
 func (i *instance) Config() *exporter.Config { return exporter.NewConfig() }
+
+// Attrs goes into the record of the build, which everybody reads who may use the builder. A cloud-config may have
+// passwords and tokens: the record only says that there was one.
+func (i *instance) Attrs() map[string]string {
+	if i.attrs[attrCloudConfig] == "" {
+		return i.attrs
+	}
+	attrs := maps.Clone(i.attrs)
+	attrs[attrCloudConfig] = notRecorded
+	return attrs
+}
 
 // fileExporter sends a medium to the client as one file.
 type fileExporter struct {
@@ -79,7 +96,12 @@ type fileExporter struct {
 	typ      string
 }
 
-func (e fileExporter) Resolve(_ context.Context, id int, attrs map[string]string) (exporter.ExporterInstance, error) {
+func (e fileExporter) Resolve(
+	ctx context.Context,
+	id int,
+	attrs map[string]string,
+) (exporter.ExporterInstance, error) {
+	attrs = withConfig(ctx, id, attrs)
 	m, err := ParseMedium(attrs["format"], attrs)
 	if err != nil {
 		return nil, err
@@ -132,7 +154,13 @@ func (e fileExporter) caller(ctx context.Context, id string) (session.Caller, er
 }
 
 // writeMedium writes the medium of a result with one platform. The response names the image.
-func (w *worker) writeMedium(ctx context.Context, to io.Writer, src *exporter.Source, info exporter.ExportBuildInfo, m Medium) (map[string]string, error) {
+func (w *worker) writeMedium(
+	ctx context.Context,
+	to io.Writer,
+	src *exporter.Source,
+	info exporter.ExportBuildInfo,
+	m Medium,
+) (map[string]string, error) {
 	img, resp, err := w.commit(ctx, src, info, &m)
 	if err != nil {
 		return nil, err

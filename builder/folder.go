@@ -22,7 +22,11 @@ import (
 // platforms into a folder for each.
 type folderExporter struct{ fileExporter }
 
-func (e folderExporter) Resolve(ctx context.Context, id int, attrs map[string]string) (exporter.ExporterInstance, error) {
+func (e folderExporter) Resolve(
+	ctx context.Context,
+	id int,
+	attrs map[string]string,
+) (exporter.ExporterInstance, error) {
 	i, err := e.fileExporter.Resolve(ctx, id, attrs)
 	if err != nil {
 		return nil, err
@@ -80,12 +84,21 @@ func (i *folderInstance) Export(ctx context.Context, src *exporter.Source, info 
 }
 
 // write makes os.<format> and its checksum in a new folder.
-func (i *folderInstance) write(ctx context.Context, dir string, src *exporter.Source, info exporter.ExportBuildInfo) (map[string]string, error) {
+func (i *folderInstance) write(
+	ctx context.Context,
+	dir string,
+	src *exporter.Source,
+	info exporter.ExportBuildInfo,
+) (map[string]string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
 	name := "os." + i.medium.Format
-	f, err := os.Create(filepath.Join(dir, name))
+	mode := os.FileMode(0o644)
+	if len(i.medium.CloudConfig) > 0 {
+		mode = 0o600 // it may have passwords and tokens
+	}
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/moby/buildkit/solver"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	media "github.com/kairos-buildkit/kairos/exporter"
+	"github.com/kairos-buildkit/kairos/image"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -27,16 +27,21 @@ import (
 // config, and so the same release, as a push of the same result has. The response names it.
 //
 // The medium's options get the epoch of the build where the output names none.
-func (w *worker) commit(ctx context.Context, src *exporter.Source, info exporter.ExportBuildInfo, m *Medium) (media.Image, map[string]string, error) {
+func (w *worker) commit(
+	ctx context.Context,
+	src *exporter.Source,
+	info exporter.ExportBuildInfo,
+	m *Medium,
+) (image.Image, map[string]string, error) {
 	opts := &m.image
 	if opts.Epoch == nil {
 		ps, err := exptypes.ParsePlatforms(src.Metadata)
 		if err != nil {
-			return media.Image{}, nil, err
+			return image.Image{}, nil, err
 		}
 		tm, err := epoch.ParseSource(src, &ps.Platforms[0])
 		if err != nil {
-			return media.Image{}, nil, err
+			return image.Image{}, nil, err
 		}
 		if tm != nil {
 			opts.Epoch = &epoch.Epoch{Value: tm}
@@ -48,23 +53,23 @@ func (w *worker) commit(ctx context.Context, src *exporter.Source, info exporter
 	opts.SetOCITypesDefault(true)
 	desc, remotes, err := w.images.Commit(ctx, src, info.SessionID, nil, opts, info.CompatibilityVersion, m.Format)
 	if err != nil {
-		return media.Image{}, nil, err
+		return image.Image{}, nil, err
 	}
 	manifest, err := images.Manifest(ctx, w.ContentStore(), *desc, platforms.All)
 	if err != nil {
-		return media.Image{}, nil, fmt.Errorf("read the image's manifest: %w", err)
+		return image.Image{}, nil, fmt.Errorf("read the image's manifest: %w", err)
 	}
 	config, err := content.ReadBlob(ctx, w.ContentStore(), manifest.Config)
 	if err != nil {
-		return media.Image{}, nil, fmt.Errorf("read the image's config: %w", err)
+		return image.Image{}, nil, fmt.Errorf("read the image's config: %w", err)
 	}
-	img := media.Image{Ref: firstName(opts.ImageName), ConfigDigest: layout.Digest(manifest.Config.Digest)}
+	img := image.Image{Ref: firstName(opts.ImageName), ConfigDigest: layout.Digest(manifest.Config.Digest)}
 	if err := json.Unmarshal(config, &img.Config); err != nil {
-		return media.Image{}, nil, fmt.Errorf("read the image's config: %w", err)
+		return image.Image{}, nil, fmt.Errorf("read the image's config: %w", err)
 	}
 	remote, _ := remotes.FindRef("") // there is one, whatever its key
 	if img.Layers, err = layersOf(remote); err != nil {
-		return media.Image{}, nil, err
+		return image.Image{}, nil, err
 	}
 	return img, map[string]string{
 		exptypes.ExporterImageDigestKey:       desc.Digest.String(),
@@ -88,8 +93,11 @@ func single(src *exporter.Source) (*exporter.Source, error) {
 		for _, p := range ps.Platforms {
 			ids = append(ids, p.ID)
 		}
-		return nil, fmt.Errorf("one file holds one platform, and this build has %s: choose one with --platform, or use type=local,format=FORMAT,dest=FOLDER",
-			strings.Join(ids, ", "))
+		return nil, fmt.Errorf(
+			"one file holds one platform, and this build has %s: choose one with --platform, "+
+				"or use type=local,format=FORMAT,dest=FOLDER",
+			strings.Join(ids, ", "),
+		)
 	}
 	return platform(src, ps.Platforms[0])
 }
@@ -111,14 +119,14 @@ func platform(src *exporter.Source, p exptypes.Platform) (*exporter.Source, erro
 }
 
 // layersOf returns the image's layers, each to be read as its uncompressed tar.
-func layersOf(remote *solver.Remote) ([]media.Layer, error) {
-	var layers []media.Layer
+func layersOf(remote *solver.Remote) ([]image.Layer, error) {
+	var layers []image.Layer
 	for _, desc := range remote.Descriptors {
 		diffID, err := layout.ParseDigest(desc.Annotations[labels.LabelUncompressed])
 		if err != nil {
 			return nil, fmt.Errorf("layer %s: %w", desc.Digest, err)
 		}
-		layers = append(layers, media.Layer{DiffID: diffID, Open: func(ctx context.Context) (io.ReadCloser, error) {
+		layers = append(layers, image.Layer{DiffID: diffID, Open: func(ctx context.Context) (io.ReadCloser, error) {
 			return openLayer(ctx, remote.Provider, desc)
 		}})
 	}

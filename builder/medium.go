@@ -1,7 +1,9 @@
 package builder
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -17,8 +19,11 @@ import (
 	"github.com/moby/buildkit/util/progress"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/kairos-buildkit/kairos/config"
+	"github.com/kairos-buildkit/kairos/erofs"
 	media "github.com/kairos-buildkit/kairos/exporter"
 	"github.com/kairos-buildkit/kairos/frontend/bootlayer"
+	"github.com/kairos-buildkit/kairos/image"
 )
 
 // Formats lists the formats of media, the values of format= and of type=.
@@ -39,12 +44,12 @@ type Medium struct {
 
 // MediumAttrs are the attributes that an output of a format has, besides those of where it goes to.
 func MediumAttrs(format string) []string {
-	attrs := []string{"annotation", "cloud-config", "name", "source-date-epoch"}
+	attrs := []string{"annotation", "cloud-config", "max-content", "name", "source-date-epoch"}
 	switch media.Format(format) {
 	case media.FormatRaw:
-		attrs = append(attrs, "compress", "size")
+		attrs = append(attrs, "compress", "sector-size", "size")
 	case media.FormatQCOW2:
-		attrs = append(attrs, "size")
+		attrs = append(attrs, "sector-size", "size")
 	}
 	slices.Sort(attrs)
 	return attrs
@@ -76,11 +81,22 @@ func ParseMedium(format string, attrs map[string]string) (Medium, error) {
 			return m, fmt.Errorf("attribute %q is not known: use %s", key, strings.Join(known, ", "))
 		case key == "cloud-config":
 			m.CloudConfig = []byte(value)
+			if err := config.Merge(config.Parse("cloud-config", m.CloudConfig)).Report().Err(); err != nil {
+				return m, err
+			}
 		case key == "compress":
 			m.Compress = value
 		case key == "size":
 			if m.Size, err = media.ParseSize(value); err != nil {
 				return m, err
+			}
+		case key == "max-content":
+			if m.MaxContent, err = media.ParseSize(value); err != nil {
+				return m, err
+			}
+		case key == "sector-size":
+			if m.SectorSize, err = media.ParseSize(value); err != nil || m.SectorSize != 512 && m.SectorSize != 4096 {
+				return m, fmt.Errorf("sector-size=%s: disks have sectors of 512 or 4096 bytes", value)
 			}
 		}
 	}
@@ -100,11 +116,15 @@ func (m *Medium) setEpoch() {
 
 // WriteMedium writes the medium for an image, one byte after the other. An image without a
 // boot layer gets one.
-func WriteMedium(ctx context.Context, to io.Writer, img media.Image, m Medium) error {
+func WriteMedium(ctx context.Context, to io.Writer, img image.Image, m Medium) error {
 	o := m.Options
 	o.CacheSize = layersSize
-	o.BootLayer = addBootLayer
-	return media.Export(ctx, to, img, media.Format(m.Format), o)
+	o.BootLayers = bootLayers
+	err := media.Export(ctx, to, img, media.Format(m.Format), o)
+	if tooLarge := (*erofs.ContentError)(nil); errors.As(err, &tooLarge) || errors.Is(err, image.ErrTooLarge) {
+		return fmt.Errorf("%w: if the image is meant to be that large, add max-content=SIZE to the output", err)
+	}
+	return err
 }
 
 // LayersFolder is the folder with converted layers in a builder's state folder.
@@ -114,13 +134,24 @@ func LayersFolder(root string) string { return filepath.Join(root, "layers") }
 // megabytes, of which its versions share most.
 const layersSize = 20 << 30
 
-// addBootLayer makes the boot layer for an image that was not built with our frontend.
-func addBootLayer(to io.Writer, root fs.FS, config ocispec.Image) error {
-	layer, err := bootlayer.Make(root, bootlayer.Options{Arch: config.Architecture, Labels: config.Config.Labels})
-	if err != nil {
-		return err
+// bootLayers makes the boot layer and what goes on top of it for an image that was not built with
+// our frontend.
+func bootLayers(root fs.FS, config ocispec.Image) (tars [][]byte, err error) {
+	o := bootlayer.Options{Arch: config.Architecture, Labels: config.Config.Labels}
+	for _, make := range []func(fs.FS, bootlayer.Options) (*bootlayer.Layer, error){
+		bootlayer.Make, bootlayer.MakeRelease,
+	} {
+		layer, err := make(root, o)
+		if err != nil {
+			return nil, err
+		}
+		var tar bytes.Buffer
+		if err := layer.WriteTar(&tar, root); err != nil {
+			return nil, err
+		}
+		tars = append(tars, tar.Bytes())
 	}
-	return layer.WriteTar(to, root)
+	return tars, nil
 }
 
 // warn shows a warning in the client's summary.

@@ -24,7 +24,13 @@ import (
 // pushBoth pushes the image, and the medium as an artifact whose subject is the image: the
 // registry's referrers API lists it there, and no tag is spent on it (OCI distribution
 // specification 1.1).
-func (i *attachInstance) pushBoth(ctx context.Context, src *exporter.Source, info exporter.ExportBuildInfo, resp map[string]string, medium ocispec.Descriptor) (exporter.FinalizeFunc, error) {
+func (i *attachInstance) pushBoth(
+	ctx context.Context,
+	src *exporter.Source,
+	info exporter.ExportBuildInfo,
+	resp map[string]string,
+	medium ocispec.Descriptor,
+) (exporter.FinalizeFunc, error) {
 	imageResp, pushImage, _, err := i.image.Export(ctx, src, info)
 	if err != nil {
 		return nil, err
@@ -53,7 +59,19 @@ func (i *attachInstance) pushBoth(ctx context.Context, src *exporter.Source, inf
 				return err
 			}
 			store := i.worker.ContentStore()
-			err = push.Push(ctx, i.sessions, info.SessionID, store, store, artifact, repo.Name(), i.insecure, i.worker.RegistryHosts, true, nil)
+			err = push.Push(
+				ctx,
+				i.sessions,
+				info.SessionID,
+				store,
+				store,
+				artifact,
+				repo.Name(),
+				i.insecure,
+				i.worker.RegistryHosts,
+				true,
+				nil,
+			)
 			if err != nil {
 				return fmt.Errorf("push the %s of %s: %w", i.format, name, err)
 			}
@@ -97,13 +115,16 @@ func (i *attachInstance) artifact(ctx context.Context, medium, subject ocispec.D
 		opts []content.Opt
 	}{
 		{empty, empty.Data, nil},
-		{ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: d, Size: int64(len(manifest))}, manifest,
+		{ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: d, Size: int64(len(manifest))},
+			manifest,
 			[]content.Opt{content.WithLabels(map[string]string{
 				"containerd.io/gc.ref.content.0": empty.Digest.String(),
 				"containerd.io/gc.ref.content.1": medium.Digest.String(),
 			})}},
 	} {
-		if err := content.WriteBlob(ctx, i.worker.ContentStore(), blob.desc.Digest.String(), bytes.NewReader(blob.data), blob.desc, blob.opts...); err != nil {
+		err := content.WriteBlob(ctx, i.worker.ContentStore(), blob.desc.Digest.String(), bytes.NewReader(blob.data),
+			blob.desc, blob.opts...)
+		if err != nil {
 			return "", err
 		}
 	}

@@ -27,7 +27,11 @@ import (
 // are compressed otherwise, for their digests must stay.
 type imageExporter struct{ stock exporter.Exporter }
 
-func (e imageExporter) Resolve(ctx context.Context, id int, attrs map[string]string) (exporter.ExporterInstance, error) {
+func (e imageExporter) Resolve(
+	ctx context.Context,
+	id int,
+	attrs map[string]string,
+) (exporter.ExporterInstance, error) {
 	attrs = maps.Clone(attrs)
 	if attrs == nil {
 		attrs = map[string]string{}
@@ -96,7 +100,13 @@ func isGzip(ctx context.Context, ref cache.ImmutableRef, n int, s session.Group)
 	if n > len(chain) {
 		return false
 	}
-	remotes, err := chain[n-1].GetRemotes(ctx, false, cacheconfig.RefConfig{Compression: compression.New(compression.Default)}, false, s)
+	remotes, err := chain[n-1].GetRemotes(
+		ctx,
+		false,
+		cacheconfig.RefConfig{Compression: compression.New(compression.Default)},
+		false,
+		s,
+	)
 	if err != nil || len(remotes) == 0 {
 		return false
 	}

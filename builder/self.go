@@ -93,7 +93,8 @@ func (s *selfImage) answer(req *http.Request, rest string) (*http.Response, erro
 		names           []string
 		blob            blob
 	}{
-		{"manifests", ocispec.MediaTypeImageManifest, []string{"latest", digest.FromBytes(s.manifest).String()}, bytesBlob(s.manifest)},
+		{"manifests", ocispec.MediaTypeImageManifest, []string{"latest", digest.FromBytes(s.manifest).String()},
+			bytesBlob(s.manifest)},
 		{"blobs", ocispec.MediaTypeImageConfig, []string{digest.FromBytes(s.config).String()}, bytesBlob(s.config)},
 		{"blobs", ocispec.MediaTypeImageLayer, []string{s.layer.digest.String()}, s.layer},
 	} {
@@ -104,7 +105,8 @@ func (s *selfImage) answer(req *http.Request, rest string) (*http.Response, erro
 		}
 	}
 	return &http.Response{
-		Status: "404 Not Found", StatusCode: http.StatusNotFound, Request: req, Header: http.Header{}, Body: http.NoBody,
+		Status: "404 Not Found", StatusCode: http.StatusNotFound, Request: req, Header: http.Header{},
+		Body:  http.NoBody,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}, nil
 }
@@ -126,7 +128,7 @@ func (s *selfImage) make() error {
 		Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH},
 		Config: ocispec.ImageConfig{
 			Entrypoint: []string{frontend.Binary},
-			Labels:     FrontendLabels(),
+			Labels:     frontendLabels(),
 		},
 		RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer.digest}},
 	}
@@ -136,18 +138,25 @@ func (s *selfImage) make() error {
 	s.manifest, err = json.Marshal(ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: ocispec.MediaTypeImageManifest,
-		Config:    ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(s.config), Size: int64(len(s.config))},
-		Layers:    []ocispec.Descriptor{{MediaType: ocispec.MediaTypeImageLayer, Digest: layer.digest, Size: layer.size}},
+		Config: ocispec.Descriptor{
+			MediaType: ocispec.MediaTypeImageConfig,
+			Digest:    digest.FromBytes(s.config),
+			Size:      int64(len(s.config)),
+		},
+		Layers: []ocispec.Descriptor{
+			{MediaType: ocispec.MediaTypeImageLayer, Digest: layer.digest, Size: layer.size},
+		},
 	})
 	return err
 }
 
-// FrontendLabels are the labels by which BuildKit knows what a frontend can do.
-func FrontendLabels() map[string]string {
+// frontendLabels are the labels by which BuildKit knows what a frontend can do.
+func frontendLabels() map[string]string {
 	return map[string]string{
 		"moby.buildkit.frontend.network.none": "true",
 		"moby.buildkit.frontend.caps": "moby.buildkit.frontend.inputs,moby.buildkit.frontend.subrequests," +
-			"moby.buildkit.frontend.contexts,moby.buildkit.frontend.gitquerystring,moby.buildkit.frontend.contexts.zstd",
+			"moby.buildkit.frontend.contexts,moby.buildkit.frontend.gitquerystring," +
+			"moby.buildkit.frontend.contexts.zstd",
 	}
 }
 
@@ -160,7 +169,10 @@ func checkStatic(path string) error {
 	defer f.Close()
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
-			return errors.New("this kairos was linked dynamically and cannot run inside a build: build it with CGO_ENABLED=0, as `make` does")
+			return errors.New(
+				"this kairos was linked dynamically and cannot run inside a build: build it with CGO_ENABLED=0, " +
+					"as `make` does",
+			)
 		}
 	}
 	return nil
@@ -174,7 +186,11 @@ type blob struct {
 }
 
 func bytesBlob(b []byte) blob {
-	return blob{digest.FromBytes(b), int64(len(b)), func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }}
+	return blob{
+		digest.FromBytes(b),
+		int64(len(b)),
+		func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil },
+	}
 }
 
 func (b blob) response(req *http.Request, mediaType string) (*http.Response, error) {

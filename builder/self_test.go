@@ -69,7 +69,8 @@ func TestSelfImageIsAnImage(t *testing.T) {
 
 	head, _ := get(t, rt, http.MethodHead, repo+"manifests/latest")
 	resp, b := get(t, rt, http.MethodGet, repo+"manifests/"+head.Header.Get("Docker-Content-Digest"))
-	if digest.FromBytes(b).String() != head.Header.Get("Docker-Content-Digest") || resp.ContentLength != int64(len(b)) {
+	if digest.FromBytes(b).String() != head.Header.Get("Docker-Content-Digest") ||
+		resp.ContentLength != int64(len(b)) {
 		t.Errorf("manifest: %v, %d bytes", head.Header, len(b))
 	}
 	var m ocispec.Manifest
@@ -81,11 +82,13 @@ func TestSelfImageIsAnImage(t *testing.T) {
 	if err := json.Unmarshal(config, &img); err != nil || m.Config.Digest != digest.FromBytes(config) {
 		t.Fatalf("config %s: %v", config, err)
 	}
-	if img.Config.Labels["moby.buildkit.frontend.network.none"] != "true" || !strings.Contains(img.Config.Labels["moby.buildkit.frontend.caps"], "contexts") {
+	if img.Config.Labels["moby.buildkit.frontend.network.none"] != "true" ||
+		!strings.Contains(img.Config.Labels["moby.buildkit.frontend.caps"], "contexts") {
 		t.Errorf("labels %v", img.Config.Labels)
 	}
 	_, layer := get(t, rt, http.MethodGet, repo+"blobs/"+m.Layers[0].Digest.String())
-	if digest.FromBytes(layer) != m.Layers[0].Digest || int64(len(layer)) != m.Layers[0].Size || img.RootFS.DiffIDs[0] != m.Layers[0].Digest {
+	if digest.FromBytes(layer) != m.Layers[0].Digest || int64(len(layer)) != m.Layers[0].Size ||
+		img.RootFS.DiffIDs[0] != m.Layers[0].Digest {
 		t.Errorf("layer: %d bytes, %v", len(layer), m.Layers[0])
 	}
 	r := tar.NewReader(strings.NewReader(string(layer)))
@@ -106,7 +109,12 @@ func TestSelfImageIsAnImage(t *testing.T) {
 	if len(behind.asked) != 0 {
 		t.Errorf("the registry behind was asked for %v", behind.asked)
 	}
-	req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://registry-1.docker.io/v2/library/debian/manifests/latest", nil)
+	req, _ := http.NewRequestWithContext(
+		t.Context(),
+		http.MethodGet,
+		"https://registry-1.docker.io/v2/library/debian/manifests/latest",
+		nil,
+	)
 	if _, err := rt.RoundTrip(req); err == nil || len(behind.asked) != 1 {
 		t.Errorf("another image: %v, asked %v", err, behind.asked)
 	}
@@ -125,7 +133,10 @@ func TestSelfImageNeedsAStaticProgram(t *testing.T) {
 }
 
 func TestMediumAttributes(t *testing.T) {
-	m, err := ParseMedium("iso", map[string]string{"format": "iso", "name": "a,b", "cloud-config": "#cloud-config\n", "source-date-epoch": "7"})
+	m, err := ParseMedium(
+		"iso",
+		map[string]string{"format": "iso", "name": "a,b", "cloud-config": "#cloud-config\n", "source-date-epoch": "7"},
+	)
 	if err != nil || string(m.CloudConfig) != "#cloud-config\n" || m.image.ImageName != "a,b" || m.Epoch.Unix() != 7 {
 		t.Errorf("%+v, %v", m, err)
 	}
@@ -133,8 +144,9 @@ func TestMediumAttributes(t *testing.T) {
 		format string
 		attrs  map[string]string
 	}{
-		`format "floppy" is not known: use iso, raw or qcow2`:               {"floppy", nil},
-		`attribute "sise" is not known: use annotation, cloud-config, name`: {"iso", map[string]string{"sise": "3"}},
+		`format "floppy" is not known: use iso, raw or qcow2`: {"floppy", nil},
+		`attribute "sise" is not known: use annotation, cloud-config, max-content, name`: {"iso",
+			map[string]string{"sise": "3"}},
 		`size "x": want`:                {"raw", map[string]string{"size": "x"}},
 		`compress=lz4 is not known`:     {"raw", map[string]string{"compress": "lz4"}},
 		`attribute "size" is not known`: {"iso", map[string]string{"size": "8G"}},
@@ -154,7 +166,7 @@ func TestDockerfileHasTheFrontendsLabels(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for key, value := range FrontendLabels() {
+	for key, value := range frontendLabels() {
 		if want := "LABEL " + key + `="` + value + `"`; !strings.Contains(string(b), want+"\n") {
 			t.Errorf("Dockerfile.frontend lacks %s", want)
 		}

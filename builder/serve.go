@@ -26,7 +26,10 @@ import (
 
 // Serve runs the builder as a daemon, configured as buildkitd is, until ctx ends. It is for
 // clients that expect buildkitd: buildx, buildctl, a container engine.
-func Serve(ctx context.Context, cfg config.Config) error {
+//
+// Whoever builds is root on this machine. On TCP that is only who has a certificate of the configured
+// CA, unless insecureTCP says that anybody may.
+func Serve(ctx context.Context, cfg config.Config, insecureTCP bool) error {
 	if err := Check(); err != nil {
 		return err
 	}
@@ -46,7 +49,7 @@ func Serve(ctx context.Context, cfg config.Config) error {
 	}
 	defer lock.Unlock() //nolint:errcheck // the process ends
 
-	listeners, err := listen(cfg.GRPC)
+	listeners, err := listen(cfg.GRPC, insecureTCP)
 	if err != nil {
 		return err
 	}
@@ -80,7 +83,8 @@ func newServer(ctx context.Context, root string, cfg config.Config) (*grpc.Serve
 	}
 	self := &selfImage{}
 	w, err := newWorker(ctx, workerOptions{
-		root: root, hosts: self.hosts(cfg.Registries), sessions: sessions, config: cfg.Workers.OCI, dns: dnsConfig(cfg.DNS),
+		root: root, hosts: self.hosts(cfg.Registries), sessions: sessions, config: cfg.Workers.OCI,
+		dns: dnsConfig(cfg.DNS),
 	})
 	if err != nil {
 		return nil, nil, err
@@ -135,7 +139,7 @@ func dnsConfig(c *config.DNSConfig) *oci.DNSConfig {
 }
 
 // listen opens all addresses, unix:// and tcp://.
-func listen(cfg config.GRPCConfig) (listeners []net.Listener, err error) {
+func listen(cfg config.GRPCConfig, insecureTCP bool) (listeners []net.Listener, err error) {
 	defer func() {
 		if err != nil {
 			for _, l := range listeners {
@@ -160,6 +164,9 @@ func listen(cfg config.GRPCConfig) (listeners []net.Listener, err error) {
 		switch {
 		case ok && scheme == "unix":
 			l, err = sys.GetLocalListener(where, uid, gid)
+		case ok && scheme == "tcp" && (tlsConfig == nil || tlsConfig.ClientCAs == nil) && !insecureTCP:
+			err = errors.New("whoever reaches this port would be root on this machine: " +
+				"give --tlscert, --tlskey and --tlscacert, or say --insecure-tcp if everybody there may")
 		case ok && scheme == "tcp":
 			if l, err = net.Listen("tcp", where); err == nil && tlsConfig != nil {
 				l = tls.NewListener(l, tlsConfig)

@@ -50,7 +50,9 @@ func authority(t *testing.T) (ca, cert, key string) {
 	}
 	rootDER, rootKey := make(root, root, nil)
 	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		SerialNumber: big.NewInt(
+			2,
+		), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	leafDER, leafKey := make(leaf, root, rootKey)
@@ -58,13 +60,28 @@ func authority(t *testing.T) (ca, cert, key string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return write("ca.pem", "CERTIFICATE", rootDER), write("cert.pem", "CERTIFICATE", leafDER), write("key.pem", "EC PRIVATE KEY", keyDER)
+	return write(
+			"ca.pem",
+			"CERTIFICATE",
+			rootDER,
+		), write(
+			"cert.pem",
+			"CERTIFICATE",
+			leafDER,
+		), write(
+			"key.pem",
+			"EC PRIVATE KEY",
+			keyDER,
+		)
 }
 
 // A client without a certificate gets nothing over TCP once there is a CA.
 func TestTLSWantsTheClientsCertificate(t *testing.T) {
 	ca, cert, key := authority(t)
-	listeners, err := listen(config.GRPCConfig{Address: []string{"tcp://127.0.0.1:0"}, TLS: config.TLSConfig{Cert: cert, Key: key, CA: ca}})
+	listeners, err := listen(
+		config.GRPCConfig{Address: []string{"tcp://127.0.0.1:0"}, TLS: config.TLSConfig{Cert: cert, Key: key, CA: ca}},
+		false,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,16 +120,30 @@ func TestListenRefuses(t *testing.T) {
 	_, cert, key := authority(t)
 	socket := "unix://" + filepath.Join(t.TempDir(), "sock")
 	for want, cfg := range map[string]config.GRPCConfig{
-		"use unix://PATH or tcp://HOST:PORT":        {Address: []string{"npipe:////x"}},
-		"listen on unix:///nonexistent/dir":         {Address: []string{socket, "unix:///proc/nonexistent/dir/sock"}},
-		"--tlscert and --tlskey need each other":    {Address: []string{socket}, TLS: config.TLSConfig{Cert: cert}},
-		"--tlscacert needs --tlscert and --tlskey":  {Address: []string{socket}, TLS: config.TLSConfig{CA: cert}},
-		"no certificate in it":                      {Address: []string{socket}, TLS: config.TLSConfig{Cert: cert, Key: key, CA: key}},
-		"TLS certificate: open /nonexistent: no su": {Address: []string{socket}, TLS: config.TLSConfig{Cert: "/nonexistent", Key: key}},
+		"use unix://PATH or tcp://HOST:PORT":       {Address: []string{"npipe:////x"}},
+		"listen on unix:///nonexistent/dir":        {Address: []string{socket, "unix:///proc/nonexistent/dir/sock"}},
+		"--tlscert and --tlskey need each other":   {Address: []string{socket}, TLS: config.TLSConfig{Cert: cert}},
+		"--tlscacert needs --tlscert and --tlskey": {Address: []string{socket}, TLS: config.TLSConfig{CA: cert}},
+		"root on this machine":                     {Address: []string{"tcp://127.0.0.1:0"}},
+		"--insecure-tcp": {Address: []string{"tcp://127.0.0.1:0"},
+			TLS: config.TLSConfig{Cert: cert, Key: key}},
+		"no certificate in it": {Address: []string{socket},
+			TLS: config.TLSConfig{Cert: cert, Key: key, CA: key}},
+		"TLS certificate: open /nonexistent: no su": {Address: []string{socket},
+			TLS: config.TLSConfig{Cert: "/nonexistent", Key: key}},
 	} {
 		want = strings.Replace(want, "/nonexistent/dir", "/proc/nonexistent/dir", 1)
-		if l, err := listen(cfg); err == nil || !strings.Contains(err.Error(), want) {
+		if l, err := listen(cfg, false); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, %v; want %q", cfg.Address, l, err, want)
 		}
 	}
+}
+
+// A person may say that everybody who reaches the port may build.
+func TestInsecureTCPIsSaid(t *testing.T) {
+	listeners, err := listen(config.GRPCConfig{Address: []string{"tcp://127.0.0.1:0"}}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listeners[0].Close()
 }

@@ -94,7 +94,11 @@ func newWorker(ctx context.Context, o workerOptions) (*worker, error) {
 		}
 	}
 	opt.GCPolicy = gcPolicy(o.config.GCConfig, o.root)
-	opt.BuildkitVersion = client.BuildkitVersion{Package: version.Package, Version: version.Version, Revision: version.Revision}
+	opt.BuildkitVersion = client.BuildkitVersion{
+		Package:  version.Package,
+		Version:  version.Version,
+		Revision: version.Revision,
+	}
 
 	// What a process that was killed left behind.
 	if left, err := filepath.Glob(filepath.Join(o.root, mediaTemp)); err == nil {

@@ -81,8 +81,16 @@ func content(seed string, n int) []byte {
 }
 
 func TestImageRefusesWhatDoesNotFit(t *testing.T) {
-	short := File{Path: "short", Size: 10, Open: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("123")), nil }}
-	long := File{Path: "long", Size: 2, Open: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("123")), nil }}
+	short := File{
+		Path: "short",
+		Size: 10,
+		Open: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("123")), nil },
+	}
+	long := File{
+		Path: "long",
+		Size: 2,
+		Open: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("123")), nil },
+	}
 	gone := File{Path: "gone", Size: 2, Open: func() (io.ReadCloser, error) { return nil, os.ErrNotExist }}
 	for name, c := range map[string]struct {
 		at   int64
@@ -131,7 +139,10 @@ func TestTreeRefusesBadNames(t *testing.T) {
 func manyFiles(n int) []File {
 	var files []File
 	for i := range n {
-		files = append(files, Bytes(fmt.Sprintf("many/a rather long name with number %03d.data", i), content(fmt.Sprint(i), i)))
+		files = append(
+			files,
+			Bytes(fmt.Sprintf("many/a rather long name with number %03d.data", i), content(fmt.Sprint(i), i)),
+		)
 	}
 	return files
 }

@@ -3,6 +3,7 @@ package disk
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -18,7 +19,7 @@ import (
 // clear. Linux, Documentation/filesystems/ext4; e2fsprogs, lib/ext2fs/ext2_fs.h.
 type Ext4 struct {
 	Label string   // at most 16 bytes
-	UUID  [16]byte // also the seed of all checksums
+	UUID  [16]byte // also what the seed of all checksums is made of
 	Size  int64    // in bytes; what exceeds a multiple of 4096 is not used
 	Time  time.Time
 	Files []File
@@ -37,8 +38,9 @@ const (
 	ext4FirstInode  = 11 // lost+found; those before are the file system's own
 	ext4LostFound   = "lost+found"
 	ext4LostBlocks  = 4
-	ext4ExtentMax   = 32768 // blocks in an extent
-	ext4InlineMax   = 4     // extents, or index entries, in an inode
+	ext4ExtentMax   = 32768     // blocks in an extent
+	ext4Max         = 128 << 40 // bytes: above, the group descriptors leave no room in their group
+	ext4InlineMax   = 4         // extents, or index entries, in an inode
 	ext4LeafExtents = (ext4Block - 12 - 4) / 12
 )
 
@@ -115,6 +117,9 @@ func (e Ext4) layOut() (*ext4Volume, error) {
 		return nil, errors.New("the label has more than 16 bytes")
 	}
 	v := &ext4Volume{Ext4: e, blocks: e.Size / ext4Block, byNode: map[*node]*ext4Inode{}}
+	if e.Size > ext4Max {
+		return nil, fmt.Errorf("%d bytes are too large: at most %d TiB", e.Size, ext4Max>>40)
+	}
 	v.seed = crc32c(^uint32(0), e.UUID[:])
 	var err error
 	lostFound := File{Path: ext4LostFound, Mode: 0o700 | modeDir}
@@ -145,7 +150,7 @@ func (v *ext4Volume) placeGroups() error {
 		v.gdt = (v.groups*ext4DescSize + ext4Block - 1) / ext4Block
 		perBlock := int64(ext4Block / ext4InodeSize)
 		v.inodes = align(max(v.Size/ext4InodeRatio/v.groups, perBlock*4), perBlock)
-		v.inodes = min(v.inodes, 8*ext4Block)
+		v.inodes = min(v.inodes, 8*ext4Block, math.MaxUint32/v.groups/perBlock*perBlock) // 32 bits number them
 		v.itable = v.inodes / perBlock
 		// A last group that is too small for what has to be in it is left out.
 		last := v.groups - 1
@@ -256,7 +261,11 @@ func (v *ext4Volume) placeContent() error {
 	if int64(number) > v.groups*v.inodes {
 		return &noSpaceError{v.Size}
 	}
-	v.journal = &ext4Inode{number: ext4Journal, size: v.journalBlocks() * ext4Block, node: &node{File: File{Mode: 0o600}}}
+	v.journal = &ext4Inode{
+		number: ext4Journal,
+		size:   v.journalBlocks() * ext4Block,
+		node:   &node{File: File{Mode: 0o600}},
+	}
 	return v.place(v.journal)
 }
 

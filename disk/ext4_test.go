@@ -35,7 +35,9 @@ func e2fsck(t *testing.T, img string) {
 }
 
 func TestExt4(t *testing.T) {
-	for _, size := range []int64{16 << 20, 64 << 20, 64<<20 + 5000, 200 << 20, 129 << 20, 2049 << 20, 5 << 30, 300 << 30} {
+	for _, size := range []int64{
+		16 << 20, 64 << 20, 64<<20 + 5000, 200 << 20, 129 << 20, 2049 << 20, 5 << 30, 300 << 30,
+	} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			e := testExt4(size, ext4Files())
 			writeImage := write
@@ -44,7 +46,8 @@ func TestExt4(t *testing.T) {
 			}
 			img := writeImage(t, e.Image)
 			e2fsck(t, img)
-			if out := tool(t, "blkid", "-p", img); !strings.Contains(out, `LABEL="COS_STATE"`) || !strings.Contains(out, `TYPE="ext4"`) {
+			if out := tool(t, "blkid", "-p", img); !strings.Contains(out, `LABEL="COS_STATE"`) ||
+				!strings.Contains(out, `TYPE="ext4"`) {
 				t.Error(out)
 			}
 			checkExt4Content(t, img, e.Files)
@@ -88,12 +91,11 @@ func checkExt4Content(t *testing.T, img string, files []File) {
 // A file of some gigabytes is in more pieces than an inode has room for.
 func TestExt4KeepsLargeFiles(t *testing.T) {
 	const size = 3<<30 + 4097
-	e := testExt4(5<<30, append(ext4Files(), File{Path: "large", Size: size, Open: func() (io.ReadCloser, error) {
-		return io.NopCloser(io.MultiReader(&largeFile{size: size - 3}, strings.NewReader("end"))), nil
-	}}))
+	e := testExt4(5<<30, append(ext4Files(), marked("large", size)))
 	img := writeSparse(t, e.Image)
 	e2fsck(t, img)
-	if out := tool(t, "debugfs", "-R", "stat /large", img); !strings.Contains(out, fmt.Sprintf("Size: %d\n", int64(size))) {
+	want := fmt.Sprintf("Size: %d\n", int64(size))
+	if out := tool(t, "debugfs", "-R", "stat /large", img); !strings.Contains(out, want) {
 		t.Error(out)
 	}
 	if out := tool(t, "debugfs", "-R", "ex /large", img); !strings.Contains(out, " 1/ 1") {
@@ -159,7 +161,8 @@ func TestExt4MinSizeIsEnough(t *testing.T) {
 }
 
 func TestExt4Refuses(t *testing.T) {
-	if _, err := testExt4(8<<20, []File{Bytes("a", make([]byte, 9<<20))}).Image(); !errors.As(err, new(*noSpaceError)) {
+	_, err := testExt4(8<<20, []File{Bytes("a", make([]byte, 9<<20))}).Image()
+	if !errors.As(err, new(*noSpaceError)) {
 		t.Errorf("too small: %v", err)
 	}
 	for name, e := range map[string]Ext4{

@@ -105,7 +105,14 @@ func (v *ext4Volume) addFile(m *Image, i *ext4Inode) {
 		size := min(left, r.count*ext4Block)
 		left -= size
 		final := k == len(i.runs)-1
-		m.add(r.at*ext4Block, extent{size: size, name: i.path(), open: func() (io.ReadCloser, error) { return shared.part(size, final) }})
+		m.add(
+			r.at*ext4Block,
+			extent{
+				size: size,
+				name: i.path(),
+				open: func() (io.ReadCloser, error) { return shared.part(size, final) },
+			},
+		)
 		m.addZero(r.at*ext4Block+size, r.count*ext4Block-size)
 	}
 }

@@ -30,7 +30,10 @@ func (v *ext4Volume) image() (*Image, error) {
 			}
 			m.addBytes(at+ext4Block, "group descriptors", descriptors)
 		}
-		m.add(v.blockBitmapAt(g)*ext4Block, lazyBytes("block bitmap", ext4Block, func() []byte { return v.blockBitmap(g) }))
+		m.add(
+			v.blockBitmapAt(g)*ext4Block,
+			lazyBytes("block bitmap", ext4Block, func() []byte { return v.blockBitmap(g) }),
+		)
 		if v.inodesIn(g) > 0 {
 			m.addBytes(v.inodeBitmapAt(g)*ext4Block, "inode bitmap", v.inodeBitmap(g))
 			m.addBytes(v.inodeTableAt(g)*ext4Block, "inodes", v.inodeTable(g))
@@ -103,9 +106,13 @@ func (v *ext4Volume) superblock(g int64) []byte {
 	le.PutUint32(b[0x54:], ext4FirstInode)
 	le.PutUint16(b[0x58:], ext4InodeSize)
 	le.PutUint16(b[0x5a:], uint16(g))
-	le.PutUint32(b[0x5c:], 0x4|0x8|0x20)                // journal, xattrs, folder index
-	le.PutUint32(b[0x60:], 0x2|0x40|0x80|0x200)         // file types in folders, extents, 64 bit, flex_bg
-	le.PutUint32(b[0x64:], 0x1|0x2|0x8|0x20|0x40|0x400) // sparse_super, large_file, huge_file, dir_nlink, extra_isize, metadata_csum
+	le.PutUint32(b[0x5c:], 0x4|0x8|0x20) // journal, xattrs, folder index
+	// File types in folders, extents, 64 bit, flex_bg, and a seed of the checksums that stays when the UUID changes.
+	le.PutUint32(b[0x60:], 0x2|0x40|0x80|0x200|0x2000)
+	le.PutUint32(
+		b[0x64:],
+		0x1|0x2|0x8|0x20|0x40|0x400,
+	) // sparse_super, large_file, huge_file, dir_nlink, extra_isize, metadata_csum
 	copy(b[0x68:], v.UUID[:])
 	copy(b[0x78:], v.Label)
 	le.PutUint32(b[0xe0:], ext4Journal)
@@ -126,6 +133,7 @@ func (v *ext4Volume) superblock(g int64) []byte {
 	le.PutUint32(b[0x160:], 1) // signed folder hash
 	b[0x174] = ext4FlexLog
 	b[0x175] = 1 // crc32c
+	le.PutUint32(b[0x270:], v.seed)
 	le.PutUint32(b[0x3fc:], crc32c(^uint32(0), b[:0x3fc]))
 	return b
 }

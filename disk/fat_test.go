@@ -40,10 +40,13 @@ func TestFAT(t *testing.T) {
 				t.Errorf("size %d, want %d", info.Size(), c.size)
 			}
 			out := tool(t, "fsck.vfat", "-n", "-v", img)
-			if strings.Contains(out, "differ") || strings.Contains(out, "wrong") || strings.Contains(out, "Free cluster") {
+			if strings.Contains(out, "differ") || strings.Contains(out, "wrong") ||
+				strings.Contains(out, "Free cluster") {
 				t.Error(out)
 			}
-			if out := tool(t, "blkid", "-p", img); !strings.Contains(out, `LABEL="COS_GRUB"`) || !strings.Contains(out, `UUID="1234-ABCD"`) || !strings.Contains(out, `VERSION="`+c.kind+`"`) {
+			if out := tool(t, "blkid", "-p", img); !strings.Contains(out, `LABEL="COS_GRUB"`) ||
+				!strings.Contains(out, `UUID="1234-ABCD"`) ||
+				!strings.Contains(out, `VERSION="`+c.kind+`"`) {
 				t.Error(out)
 			}
 			for _, f := range f.Files {
@@ -75,7 +78,10 @@ func TestFATSharesClustersWithTheFileBeside(t *testing.T) {
 	copy(blob[1600*4096:], uki[1220*4096:][:5*4096])  // of which a part is there twice
 	beside := Bytes("layer", blob)
 	f := FAT{Label: "COS_GRUB", Time: testTime, Beside: &beside, Files: []File{
-		Bytes("EFI/BOOT/BOOTX64.EFI", uki), Bytes("copy", uki[3*4096:][:2*4096]), Bytes("empty", nil), Bytes("other", content("other", 10_000)),
+		Bytes(
+			"EFI/BOOT/BOOTX64.EFI",
+			uki,
+		), Bytes("copy", uki[3*4096:][:2*4096]), Bytes("empty", nil), Bytes("other", content("other", 10_000)),
 	}}
 	img := write(t, f.Image)
 	tool(t, "fsck.vfat", "-n", img)
@@ -95,7 +101,8 @@ func TestFATSharesClustersWithTheFileBeside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if parts := m.Parts("layer", 0, int64(len(blob))); len(parts) != 1 || !bytes.Equal(b[parts[0].At:][:len(blob)], blob) {
+	if parts := m.Parts("layer", 0, int64(len(blob))); len(parts) != 1 ||
+		!bytes.Equal(b[parts[0].At:][:len(blob)], blob) {
 		t.Errorf("the file beside is not at %v", parts)
 	}
 	var joined []byte

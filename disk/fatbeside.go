@@ -40,7 +40,8 @@ func (f FAT) runs(root *node) (map[*node][]fatRun, error) {
 		}
 		var list []fatRun
 		add := func(r fatRun) {
-			if i := len(list) - 1; i >= 0 && (list[i].beside < 0) == (r.beside < 0) && (r.beside < 0 || r.beside == list[i].beside+list[i].size) {
+			if i := len(list) - 1; i >= 0 && (list[i].beside < 0) == (r.beside < 0) &&
+				(r.beside < 0 || r.beside == list[i].beside+list[i].size) {
 				list[i].size += r.size
 				return
 			}

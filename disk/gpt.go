@@ -1,14 +1,12 @@
 package disk
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/crc32"
-	"strings"
+	"math"
 	"time"
-	"unicode/utf16"
 
+	"github.com/kairos-buildkit/kairos/disk/gpt"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -24,6 +22,9 @@ import (
 type Disk struct {
 	// Size is the disk's size in bytes. Zero is the smallest that holds the partitions.
 	Size int64
+	// SectorSize is the size of the disk's logical sectors in bytes: 512, which 0 stands for, or 4096. No BIOS starts
+	// a disk with the latter, so that it gets no boot code for one.
+	SectorSize int64
 	// Seed is what the GUIDs of disk, partitions and file systems are derived from.
 	Seed []byte
 	Time time.Time
@@ -31,6 +32,8 @@ type Disk struct {
 	// [layout.TypeBIOSBoot].
 	BootImage, CoreImage []byte
 	Partitions           []Partition
+	// FirstBoot is left for the first boot; its Disk is set here. Nil: nothing.
+	FirstBoot *layout.FirstBoot
 }
 
 // Partition is a partition and what its file system holds.
@@ -38,6 +41,9 @@ type Partition struct {
 	layout.Partition // Size 0: the smallest that holds the files and Free bytes
 	// Free is the number of bytes that are to be free where Size is 0.
 	Free int64
+	// Wish is the size in bytes that it gets where the disk has room: all of it on the smallest disk, and not more
+	// than half of what a given one has left for whoever takes the rest.
+	Wish int64
 	// Rest gives the partition what the disk has left, but not less than its size.
 	Rest  bool
 	Files []File
@@ -52,18 +58,28 @@ type Placed struct {
 }
 
 const (
-	lba          = 512
-	gptEntries   = 128
-	gptEntrySize = 128
-	gptBlocks    = gptEntries * gptEntrySize / lba
-	alignment    = 1 << 20
+	lba       = 512 // a sector, where a disk does not say otherwise
+	alignment = 1 << 20
 )
 
 // SizeError says that a disk is too small.
 type SizeError struct{ Have, Need int64 }
 
 func (e *SizeError) Error() string {
-	return fmt.Sprintf("the disk has %d MiB (%d bytes), and %d MiB (%d bytes) are needed", e.Have>>20, e.Have, e.Need>>20, e.Need)
+	return fmt.Sprintf(
+		"the disk has %d MiB (%d bytes), and %d MiB (%d bytes) are needed",
+		e.Have>>20,
+		e.Have,
+		e.Need>>20,
+		e.Need,
+	)
+}
+
+func (d Disk) sector() int64 {
+	if d.SectorSize == 0 {
+		return lba
+	}
+	return d.SectorSize
 }
 
 // Place gives every partition its place.
@@ -83,6 +99,9 @@ func (d Disk) Place() (size int64, placed []Placed, err error) {
 			rest = i
 		}
 		id := derive(d.Seed, "partition "+p.Name)
+		if d.Size == 0 {
+			p.Partition.Size = max(p.Partition.Size, p.Wish)
+		}
 		placed = append(placed, Placed{Partition: p, GUID: guid(id), Size: align(p.Partition.Size, alignment)})
 		need += placed[i].Size
 	}
@@ -93,6 +112,12 @@ func (d Disk) Place() (size int64, placed []Placed, err error) {
 	}
 	if size < need {
 		return 0, nil, &SizeError{size, need}
+	}
+	for i, p := range placed {
+		if more := min(align(p.Wish, alignment)-p.Size, (size-need)/2/alignment*alignment); more > 0 {
+			placed[i].Size += more
+			need += more
+		}
 	}
 	if rest >= 0 {
 		placed[rest].Size += (size - need) / alignment * alignment
@@ -126,6 +151,9 @@ func (d Disk) Image() (*Image, error) {
 }
 
 func (d Disk) image() (*Image, error) {
+	if n := d.sector(); n != 512 && n != 4096 {
+		return nil, fmt.Errorf("sectors of %d bytes: disks have 512 or 4096", n)
+	}
 	size, placed, err := d.Place()
 	if err != nil {
 		return nil, err
@@ -143,7 +171,15 @@ func (d Disk) image() (*Image, error) {
 			sub, err = d.ext4(p.Partition, p.Size).Image()
 		case "vfat":
 			id := derive(d.Seed, "file system "+p.Name)
-			sub, err = FAT{Label: p.Label, Serial: le.Uint32(id[:]), Size: p.Size, Hidden: uint32(p.Start / lba), Time: d.Time, Files: p.Files}.Image()
+			sub, err = FAT{
+				Label:      p.Label,
+				Serial:     le.Uint32(id[:]),
+				Size:       p.Size,
+				SectorSize: d.sector(),
+				Hidden:     hidden(p.Start / d.sector()),
+				Time:       d.Time,
+				Files:      p.Files,
+			}.Image()
 		default:
 			err = fmt.Errorf("file system %q: want ext4 or vfat", p.FS)
 		}
@@ -155,10 +191,18 @@ func (d Disk) image() (*Image, error) {
 	return m, m.zeroGaps(placed)
 }
 
+// hidden is what a boot sector says of the sectors before it; nothing, where that takes more than 32 bits.
+func hidden(sectors int64) uint32 {
+	if sectors > math.MaxUint32 {
+		return 0
+	}
+	return uint32(sectors)
+}
+
 // unformatted is a partition without a file system: GRUB's, or empty.
 func (d Disk) unformatted(p Placed) (*Image, error) {
 	m := &Image{Size: p.Size}
-	if p.Type != layout.TypeBIOSBoot || len(d.CoreImage) == 0 {
+	if p.Type != layout.TypeBIOSBoot || len(d.CoreImage) == 0 || d.sector() != lba {
 		return m, nil
 	}
 	if int64(len(d.CoreImage)) > p.Size || len(d.CoreImage) < 2*lba {
@@ -187,15 +231,12 @@ func (m *Image) zeroGaps(placed []Placed) error {
 
 // addTables writes boot record and partition tables.
 func (d Disk) addTables(m *Image, placed []Placed) error {
-	if len(placed) > gptEntries {
-		return fmt.Errorf("%d partitions, more than %d", len(placed), gptEntries)
-	}
 	if (len(d.BootImage) == 0) != (len(d.CoreImage) == 0) {
 		return errors.New("BIOS boot takes both boot.img and core.img")
 	}
-	last := m.Size/lba - 1
+	last := m.Size/d.sector() - 1
 	mbr := make([]byte, lba)
-	if len(d.BootImage) > 0 {
+	if len(d.BootImage) > 0 && d.sector() == lba {
 		if len(d.BootImage) != lba {
 			return fmt.Errorf("boot.img has %d bytes, want %d", len(d.BootImage), lba)
 		}
@@ -215,74 +256,37 @@ func (d Disk) addTables(m *Image, placed []Placed) error {
 	mbr[510], mbr[511] = 0x55, 0xaa
 	m.addBytes(0, "master boot record", mbr)
 
-	entries, err := d.entries(placed)
+	id := guid(derive(d.Seed, "disk"))
+	if d.FirstBoot != nil {
+		m.addBytes(
+			layout.FirstBootAt,
+			"record for the first boot",
+			layout.FirstBoot{Disk: id, State: d.FirstBoot.State}.Marshal(),
+		)
+	}
+	table, err := gpt.New(id, m.Size/d.sector(), d.sector(), d.entries(placed))
 	if err != nil {
 		return err
 	}
-	id := derive(d.Seed, "disk")
-	m.addBytes(1*lba, "GPT header", gptHeader(id, entries, 1, last, last, 2))
-	m.addBytes(2*lba, "GPT entries", entries)
-	m.addBytes((last-gptBlocks)*lba, "GPT entries' copy", entries)
-	m.addBytes(last*lba, "GPT header's copy", gptHeader(id, entries, last, 1, last, last-gptBlocks))
+	chunks, err := table.Chunks()
+	if err != nil {
+		return err
+	}
+	for _, c := range chunks {
+		m.addBytes(c.At, "partition table", c.Data)
+	}
 	return nil
 }
 
-func (d Disk) entries(placed []Placed) ([]byte, error) {
-	b := make([]byte, gptEntries*gptEntrySize)
+// entries are the partitions as the table has them.
+func (d Disk) entries(placed []Placed) (all []gpt.Partition) {
 	for i, p := range placed {
-		e := b[i*gptEntrySize:][:gptEntrySize]
-		kind, err := parseGUID(p.Type)
-		if err != nil {
-			return nil, fmt.Errorf("partition %s: %w", p.Name, err)
-		}
-		id := derive(d.Seed, "partition "+p.Name)
-		putGUID(e[0:], kind)
-		putGUID(e[16:], id)
-		le.PutUint64(e[32:], uint64(p.Start/lba))
-		le.PutUint64(e[40:], uint64((p.Start+p.Size)/lba-1))
-		name := utf16.Encode([]rune(p.Name))
-		if len(name) > 36 {
-			return nil, fmt.Errorf("partition %s: the name has more than 36 characters", p.Name)
-		}
-		for k, c := range name {
-			le.PutUint16(e[56+2*k:], c)
-		}
+		all = append(all, gpt.Partition{
+			Number: i + 1, GUID: p.GUID, Type: p.Type, Name: p.Name, First: p.Start / d.sector(),
+			Last: (p.Start+p.Size)/d.sector() - 1,
+		})
 	}
-	return b, nil
-}
-
-// gptHeader makes the header at block self, whose copy is at other.
-func gptHeader(id [16]byte, entries []byte, self, other, last, entriesAt int64) []byte {
-	b := make([]byte, lba)
-	copy(b, "EFI PART\x00\x00\x01\x00")
-	le.PutUint32(b[12:], 92)
-	le.PutUint64(b[24:], uint64(self))
-	le.PutUint64(b[32:], uint64(other))
-	le.PutUint64(b[40:], 2+gptBlocks)              // first block of partitions
-	le.PutUint64(b[48:], uint64(last-gptBlocks-1)) // last one
-	putGUID(b[56:], id)
-	le.PutUint64(b[72:], uint64(entriesAt))
-	le.PutUint32(b[80:], gptEntries)
-	le.PutUint32(b[84:], gptEntrySize)
-	le.PutUint32(b[88:], crc32.ChecksumIEEE(entries))
-	le.PutUint32(b[16:], crc32.ChecksumIEEE(b[:92]))
-	return b
-}
-
-// putGUID writes a UUID as GPT has it: its first three numbers are little-endian.
-func putGUID(b []byte, id [16]byte) {
-	le.PutUint32(b[0:], be.Uint32(id[0:]))
-	le.PutUint16(b[4:], be.Uint16(id[4:]))
-	le.PutUint16(b[6:], be.Uint16(id[6:]))
-	copy(b[8:16], id[8:])
-}
-
-func parseGUID(s string) (id [16]byte, err error) {
-	b, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
-	if err != nil || len(b) != 16 {
-		return id, fmt.Errorf("%q is not a GUID", s)
-	}
-	return [16]byte(b), nil
+	return all
 }
 
 func guid(id [16]byte) string {

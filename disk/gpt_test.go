@@ -42,21 +42,88 @@ func (s System) image() (*Image, error) {
 }
 
 func TestSystemDisk(t *testing.T) {
-	for name, size := range map[string]int64{"smallest": 0, "4 GiB and a bit": 4<<30 + 1536} {
+	for name, c := range map[string]struct{ size, sector int64 }{
+		"smallest": {0, 0}, "4 GiB and a bit": {4<<30 + 1536, 512},
+		"sectors of 4096": {0, 4096}, "4 GiB and a bit in sectors of 4096": {4<<30 + 1536, 4096},
+	} {
 		t.Run(name, func(t *testing.T) {
 			s := testSystem()
-			s.Size = size
+			s.Size, s.SectorSize = c.size, c.sector
 			img := writeSparse(t, s.image)
 			checkSystemDisk(t, s, img)
+			m := openMediumFile(t, img)
+			if m.SectorSize != max(c.sector, 512) || m.Volumes[1].FS != "vfat" {
+				t.Errorf("%+v", m)
+			}
+			sameFiles(t, m.Volumes[4], s.Store)
 		})
+	}
+}
+
+// STATE has room for what later releases are larger by, as far as the disk has.
+func TestStateIsSizedForTheFuture(t *testing.T) {
+	const gib = 1 << 30
+	s := testSystem()
+	stored := int64(0)
+	for _, f := range s.Store {
+		stored += f.Size
+	}
+	state := func(size int64, sizes map[string]int64) (state, persistent int64) {
+		t.Helper()
+		s.Size, s.Sizes = size, sizes
+		d, err := s.Disk()
+		if err != nil {
+			t.Fatal(err)
+		}
+		total, placed, err := d.Place()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last := placed[len(placed)-1]; last.Start+last.Size > total-alignment {
+			t.Errorf("%d bytes: the last partition ends at %d", total, last.Start+last.Size)
+		}
+		return placed[4].Size, placed[5].Size
+	}
+	for size, want := range map[int64]int64{
+		0:          4 * stored,
+		12 * gib:   12 * gib / 5,
+		50 * gib:   10 * gib,
+		1000 * gib: 16 * gib,
+	} {
+		got, rest := state(size, nil)
+		if got < want || got > want+want/20+64<<20 || size > 0 && rest < size/3 {
+			t.Errorf("disk of %d bytes: STATE has %d, PERSISTENT %d, want %d", size, got, rest, want)
+		}
+	}
+	// A disk that is just large enough serves, and one that is a bit larger shares it.
+	need := &SizeError{}
+	s.Size, s.Sizes = gib/4, nil
+	if _, err := s.image(); !errors.As(err, &need) {
+		t.Fatal(err)
+	}
+	if got, rest := state(need.Need, nil); got < 2*stored || rest != persistentMin {
+		t.Errorf("smallest disk: STATE has %d, PERSISTENT %d", got, rest)
+	}
+	if got, rest := state(need.Need+20<<20, nil); got < 2*stored+10<<20 || rest < persistentMin+10<<20 {
+		t.Errorf("small disk: STATE has %d, PERSISTENT %d", got, rest)
+	}
+	if got, _ := state(50*gib, map[string]int64{"state": gib}); got != gib {
+		t.Errorf("STATE has %d, and the config says %d", got, gib)
 	}
 }
 
 // checkSystemDisk has foreign tools look at table and file systems.
 func checkSystemDisk(t *testing.T, s System, img string) {
 	t.Helper()
+	if s.SectorSize == 4096 {
+		checkBigSectors(t, img)
+		checkFileSystems(t, s, img)
+		return
+	}
 	// It mends one copy of the table by the other, and then finds no problem.
-	if out := tool(t, "sgdisk", "-v", img); !strings.Contains(out, "No problems found") || strings.Contains(out, "aution") || strings.Contains(out, "nvalid") {
+	if out := tool(t, "sgdisk", "-v", img); !strings.Contains(out, "No problems found") ||
+		strings.Contains(out, "aution") ||
+		strings.Contains(out, "nvalid") {
 		t.Error(out)
 	}
 	out := tool(t, "sgdisk", "-p", img)
@@ -68,6 +135,28 @@ func checkSystemDisk(t *testing.T, s System, img string) {
 			t.Error(info)
 		}
 	}
+	checkFileSystems(t, s, img)
+}
+
+// checkBigSectors has fdisk look at a table, since sgdisk takes the sectors of the machine's own disk.
+func checkBigSectors(t *testing.T, img string) {
+	t.Helper()
+	out := tool(t, "fdisk", "-b", "4096", "-l", "-o", "Name,Type", img)
+	for _, p := range layout.Partitions() {
+		if !strings.Contains(out, "\n"+p.Name) {
+			t.Errorf("no partition %s in\n%s", p.Name, out)
+		}
+	}
+	if !strings.Contains(out, "1 * 4096 = 4096 bytes") || !strings.Contains(out, "Disklabel type: gpt") ||
+		strings.Contains(out, "orrupt") ||
+		strings.Contains(out, "mismatch") {
+		t.Error(out)
+	}
+}
+
+// checkFileSystems has foreign tools look at what the partitions hold.
+func checkFileSystems(t *testing.T, s System, img string) {
+	t.Helper()
 	d, err := s.Disk()
 	if err != nil {
 		t.Fatal(err)
@@ -80,12 +169,22 @@ func checkSystemDisk(t *testing.T, s System, img string) {
 		if p.FS == "" {
 			continue
 		}
-		if out := tool(t, "blkid", "-p", "-O", fmt.Sprint(p.Start), "-S", fmt.Sprint(p.Size), img); !strings.Contains(out, `LABEL="`+p.Label+`"`) {
+		out := tool(t, "blkid", "-p", "-O", fmt.Sprint(p.Start), "-S", fmt.Sprint(p.Size), img)
+		if !strings.Contains(out, `LABEL="`+p.Label+`"`) {
 			t.Errorf("%s: %s", p.Name, out)
 		}
 		if p.FS == "vfat" {
 			part := filepath.Join(t.TempDir(), p.Name)
-			tool(t, "dd", "if="+img, "of="+part, "bs=1M", "conv=sparse", fmt.Sprintf("skip=%d", p.Start>>20), fmt.Sprintf("count=%d", p.Size>>20))
+			tool(
+				t,
+				"dd",
+				"if="+img,
+				"of="+part,
+				"bs=1M",
+				"conv=sparse",
+				fmt.Sprintf("skip=%d", p.Start>>20),
+				fmt.Sprintf("count=%d", p.Size>>20),
+			)
 			tool(t, "fsck.vfat", "-n", part)
 			continue
 		}

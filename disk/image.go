@@ -114,7 +114,13 @@ func (m *Image) sorted() ([]extent, error) {
 	end := int64(0)
 	for _, e := range m.extents {
 		if e.at < end || e.at+e.size > m.Size {
-			return nil, fmt.Errorf("lay out medium: %s at %d+%d overlaps or exceeds the medium's %d bytes", e.name, e.at, e.size, m.Size)
+			return nil, fmt.Errorf(
+				"lay out medium: %s at %d+%d overlaps or exceeds the medium's %d bytes",
+				e.name,
+				e.at,
+				e.size,
+				m.Size,
+			)
 		}
 		end = e.at + e.size
 	}

@@ -57,8 +57,14 @@ func (s Shared) size() (size int64) {
 // Check says what keeps the parts from being a file.
 func (s Shared) Check(efi *Image) error {
 	for i, p := range s.Parts {
-		if efi == nil || p.At%sector != 0 || p.At < 0 || p.Size < 0 || p.At+p.Size > efi.Size || i < len(s.Parts)-1 && p.Size%sector != 0 {
-			return fmt.Errorf("%s: %d bytes at %d are not a part of the EFI image that a file can share", s.Path, p.Size, p.At)
+		if efi == nil || p.At%sector != 0 || p.At < 0 || p.Size < 0 || p.At+p.Size > efi.Size ||
+			i < len(s.Parts)-1 && p.Size%sector != 0 {
+			return fmt.Errorf(
+				"%s: %d bytes at %d are not a part of the EFI image that a file can share",
+				s.Path,
+				p.Size,
+				p.At,
+			)
 		}
 	}
 	return nil
@@ -72,7 +78,17 @@ const (
 	// maxExtent is the largest size of one extent of a file, a 32-bit number of bytes. A
 	// larger file has several.
 	maxExtent = 1<<32 - sector
+	// maxExtents is the number of extents that Linux reads of a file (fs/isofs/inode.c, isofs_read_level3_size).
+	maxExtents = 100
 )
+
+// extents counts the directory records that a file takes.
+func extents(parts []Part) (n int64) {
+	for _, p := range parts {
+		n += max(1, ceil(p.Size, maxExtent))
+	}
+	return n
+}
 
 // Image lays the volume out.
 func (iso ISO) Image() (*Image, error) {
@@ -97,9 +113,12 @@ func (iso ISO) image() (*Image, error) {
 	files := iso.Files
 	if n := len(iso.ElTorito); n > 0 {
 		// As a file, so that tools which copy the volume find it.
-		files = append(slices.Clone(files), File{Path: elToritoPath, Size: int64(n), Open: func() (io.ReadCloser, error) {
-			return io.NopCloser(bytes.NewReader(eltorito)), nil
-		}})
+		files = append(
+			slices.Clone(files),
+			File{Path: elToritoPath, Size: int64(n), Open: func() (io.ReadCloser, error) {
+				return io.NopCloser(bytes.NewReader(eltorito)), nil
+			}},
+		)
 	}
 	shared := map[string]Shared{}
 	for _, f := range iso.Shared {
@@ -149,8 +168,14 @@ func (iso ISO) image() (*Image, error) {
 		}
 	})
 	v.take(isoPadding * sector)
-	if v.next >= 1<<32 {
-		return nil, errors.New("the volume exceeds 8 TiB")
+	if v.next*4 > 1<<32 {
+		return nil, errors.New("the volume exceeds 2 TiB: its boot record counts sectors of 512 bytes in 32 bits")
+	}
+	for n, parts := range v.files {
+		if count := extents(parts); count > maxExtents {
+			return nil, fmt.Errorf("%s: %d bytes in %d extents: Linux reads no file of more than %d",
+				n.path(), n.Size, count, maxExtents)
+		}
 	}
 
 	m := &Image{Size: v.next * sector}

@@ -18,22 +18,32 @@ const blobName = "kairos/blobs/sha256/01/0123456789abcdef0123456789abcdef0123456
 
 func testISO(t *testing.T) ISO {
 	t.Helper()
-	efi, err := FAT{Label: "COS_GRUB", Time: testTime, Files: []File{Bytes("EFI/BOOT/BOOTX64.EFI", content("uki", 5_000_000))}}.Image()
+	efi, err := FAT{
+		Label: "COS_GRUB",
+		Time:  testTime,
+		Files: []File{Bytes("EFI/BOOT/BOOTX64.EFI", content("uki", 5_000_000))},
+	}.Image()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return ISO{
 		Volume: "COS_LIVE", Time: testTime, EFI: efi,
 		BootHybrid: bytes.Repeat([]byte{0x90}, 512), ElTorito: content("eltorito", 150_001),
-		Files: append(manyFiles(100),
+		Files: append(
+			manyFiles(100),
 			Bytes(blobName, content("blob", 1_000_000)),
 			Bytes(blobName+".dmverity", []byte(`{"roothash":"","hashoffset":4096}`)),
 			Bytes("kairos/releases/0123456789ab/release.json", []byte("{}\n")),
 			Bytes("boot/grub/grub.cfg", []byte("boot\n")),
 			Bytes("empty", nil),
 			File{Path: "no/files", Mode: os.ModeDir},
-			Bytes("long/0123456789.a", nil), Bytes("long/0123456789.b", nil),
-			Bytes("long/012345678901234567890123456789.a", []byte("1")), Bytes("long/012345678901234567890123456789.A", []byte("2")),
+			Bytes("long/0123456789.a", nil),
+			Bytes("long/0123456789.b", nil),
+			Bytes(
+				"long/012345678901234567890123456789.a",
+				[]byte("1"),
+			),
+			Bytes("long/012345678901234567890123456789.A", []byte("2")),
 			Bytes("long/0123456789012345678901234567890.a", []byte("3")),
 		),
 	}
@@ -42,7 +52,9 @@ func testISO(t *testing.T) ISO {
 func TestISO(t *testing.T) {
 	iso := testISO(t)
 	img := write(t, iso.Image)
-	if out := tool(t, "isoinfo", "-d", "-i", img); !strings.Contains(out, "Volume id: COS_LIVE\n") || !strings.Contains(out, "Rock Ridge signatures version 1 found") || !strings.Contains(out, "El Torito VD version 1 found") {
+	if out := tool(t, "isoinfo", "-d", "-i", img); !strings.Contains(out, "Volume id: COS_LIVE\n") ||
+		!strings.Contains(out, "Rock Ridge signatures version 1 found") ||
+		!strings.Contains(out, "El Torito VD version 1 found") {
 		t.Error(out)
 	}
 	out := tool(t, "xorriso", "-indev", img, "-report_el_torito", "plain", "-report_system_area", "plain")
@@ -85,7 +97,8 @@ func TestISO(t *testing.T) {
 	}
 
 	// Without Rock Ridge, a reader sees unique plain names.
-	if out := tool(t, "isoinfo", "-f", "-i", img); !strings.Contains(out, "/EMPTY.;1") || !strings.Contains(out, "/KAIROS/BLOBS/SHA256/01/0123456789ABCDEF0123.DMVERITY;1") {
+	if out := tool(t, "isoinfo", "-f", "-i", img); !strings.Contains(out, "/EMPTY.;1") ||
+		!strings.Contains(out, "/KAIROS/BLOBS/SHA256/01/0123456789ABCDEF0123.DMVERITY;1") {
 		t.Error(out)
 	}
 }
@@ -136,8 +149,9 @@ func TestISOSharesPartsOfTheEFIImage(t *testing.T) {
 	}
 	at := parts[0].At
 	for name, shared := range map[string]Shared{
-		"odd place": {"x", []Part{{at + 1, 10}}}, "past the end": {"x", []Part{{at, 1 << 30}}}, "name of a file": {"empty", []Part{{at, 10}}},
-		"odd size": {"x", []Part{{at, 10}, {at + sector, 10}}},
+		"odd place": {"x", []Part{{at + 1, 10}}}, "past the end": {"x", []Part{{at, 1 << 30}}},
+		"name of a file": {"empty", []Part{{at, 10}}},
+		"odd size":       {"x", []Part{{at, 10}, {at + sector, 10}}},
 	} {
 		iso.Shared = []Shared{shared}
 		if _, err := iso.Image(); err == nil {
@@ -150,29 +164,22 @@ func TestISOSharesPartsOfTheEFIImage(t *testing.T) {
 func TestISOKeepsLargeFiles(t *testing.T) {
 	const size = 9<<30 + 12345
 	iso := testISO(t)
-	iso.Files = append(iso.Files, File{Path: "large", Size: size, Open: func() (io.ReadCloser, error) {
-		return io.NopCloser(&largeFile{size: size}), nil
-	}})
+	iso.Files = append(iso.Files, marked("large", size), marked("next", 5000))
 	img := writeSparse(t, iso.Image)
-	if out := tool(t, "xorriso", "-indev", img, "-find", "/large", "-exec", "lsdl"); !strings.Contains(out, " 9663688761 ") {
+	out := tool(t, "xorriso", "-indev", img, "-find", "/large", "-exec", "lsdl")
+	if !strings.Contains(out, " 9663688761 ") {
 		t.Error(out)
 	}
-	if out := tool(t, "xorriso", "-indev", img, "-find", "/large", "-exec", "report_lba"); strings.Count(out, "File data lba:  ") != 3 {
+	out = tool(t, "xorriso", "-indev", img, "-find", "/large", "-exec", "report_lba")
+	if strings.Count(out, "File data lba:  ") != 3 {
 		t.Error(out)
 	}
-}
-
-// largeFile is zero.
-type largeFile struct{ size, at int64 }
-
-func (l *largeFile) Read(b []byte) (int, error) {
-	if l.at == l.size {
-		return 0, io.EOF
+	m := openMediumFile(t, img)
+	checkMarks(t, m.Volumes[0], "large", size)
+	checkMarks(t, m.Volumes[0], "next", 5000)
+	if m.Volumes[1].Start < 9<<30 {
+		t.Errorf("the EFI image is at %d, before the file", m.Volumes[1].Start)
 	}
-	n := min(int64(len(b)), l.size-l.at)
-	clear(b[:n])
-	l.at += n
-	return int(n), nil
 }
 
 func TestISORefuses(t *testing.T) {

@@ -263,8 +263,18 @@ func (v *volume) posix(n *node) []byte {
 func rockRidgeReference() []byte {
 	const id = "RRIP_1991A"
 	const text = "THE ROCK RIDGE INTERCHANGE PROTOCOL PROVIDES SUPPORT FOR POSIX FILE SYSTEM SEMANTICS"
-	const source = "PLEASE CONTACT DISC PUBLISHER FOR SPECIFICATION SOURCE.  SEE PUBLISHER IDENTIFIER IN PRIMARY VOLUME DESCRIPTOR FOR CONTACT INFORMATION."
-	b := []byte{'E', 'R', 8 + byte(len(id)+len(text)+len(source)), 1, byte(len(id)), byte(len(text)), byte(len(source)), 1}
+	const source = "PLEASE CONTACT DISC PUBLISHER FOR SPECIFICATION SOURCE.  SEE PUBLISHER IDENTIFIER IN PRIMARY " +
+		"VOLUME DESCRIPTOR FOR CONTACT INFORMATION."
+	b := []byte{
+		'E',
+		'R',
+		8 + byte(len(id)+len(text)+len(source)),
+		1,
+		byte(len(id)),
+		byte(len(text)),
+		byte(len(source)),
+		1,
+	}
 	return append(b, id+text+source...)
 }
 
@@ -319,7 +329,16 @@ func appendBoth32(b []byte, x uint32) []byte {
 // appendTime7 appends a time as directory records have it, ECMA-119 9.1.5.
 func appendTime7(b []byte, t time.Time) []byte {
 	t = isoTime(t)
-	return append(b, byte(t.Year()-1900), byte(t.Month()), byte(t.Day()), byte(t.Hour()), byte(t.Minute()), byte(t.Second()), 0)
+	return append(
+		b,
+		byte(t.Year()-1900),
+		byte(t.Month()),
+		byte(t.Day()),
+		byte(t.Hour()),
+		byte(t.Minute()),
+		byte(t.Second()),
+		0,
+	)
 }
 
 // appendTime17 appends a time as volume descriptors have it, ECMA-119 8.4.26.1.

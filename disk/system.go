@@ -1,22 +1,22 @@
 package disk
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/loader"
 )
 
 // System is what an installed disk holds: one release that boots, and the same release as
-// the recovery system. A raw image and an installation differ in nothing but its values.
+// the recovery system. A raw disk and an installation differ in nothing but its values.
 //
 //	efi         systemd-boot, two UKIs (system and recovery), GRUB's files, kernel and initrd for GRUB
 //	oem         cloud-config
 //	recovery    store with the release
-//	state       store with the release, and room for another one
+//	state       store with the release, and room for others
 //	persistent  empty, the rest of the disk
 type System struct {
 	Release layout.Release
@@ -25,6 +25,8 @@ type System struct {
 	// Boot files of the release. Kernel and initrd are for GRUB.
 	UKI, Kernel, Initrd []byte
 	Cmdline             string
+	// Name is what boot menus call the release.
+	Name string
 	// SystemdBoot is the boot loader for UEFI.
 	SystemdBoot []byte
 	// BootImage and CoreImage are GRUB's, nil for architectures without BIOS.
@@ -33,14 +35,17 @@ type System struct {
 	OEM []File
 	// Blessed has the release boot without try counter.
 	Blessed bool
+	// Portable is for an image that is written to disks of any size, maybe several: at its first boot the disk gets
+	// identifiers of its own, and, without a Size, STATE the size that an installation there gives it.
+	Portable bool
 
 	Time time.Time
 	// Seed makes this disk's identifiers: equal seeds, equal disks.
 	Seed []byte
-	// Size is the disk's size in bytes, 0 for the smallest.
-	Size int64
+	// Size is the disk's size in bytes, 0 for the smallest, SectorSize that of its logical sectors, 0 for 512.
+	Size, SectorSize int64
 	// Sizes are partitions' sizes in bytes, by name, where they shall differ from the
-	// default. Extra are partitions after the six.
+	// default. Extra are partitions after the six; Size 0 is the rest of the disk.
 	Sizes map[string]int64
 	Extra []layout.Partition
 }
@@ -55,7 +60,17 @@ const storeFree = 32 << 20
 
 // Disk returns the disk that holds the system.
 func (s System) Disk() (Disk, error) {
-	d := Disk{Size: s.Size, Seed: s.Seed, Time: s.Time, BootImage: s.BootImage, CoreImage: s.CoreImage}
+	d := Disk{
+		Size:       s.Size,
+		SectorSize: s.SectorSize,
+		Seed:       s.Seed,
+		Time:       s.Time,
+		BootImage:  s.BootImage,
+		CoreImage:  s.CoreImage,
+	}
+	if s.Portable {
+		d.FirstBoot = &layout.FirstBoot{}
+	}
 	esp, err := s.esp()
 	if err != nil {
 		return d, err
@@ -72,19 +87,30 @@ func (s System) Disk() (Disk, error) {
 			part.Files = esp
 		case "oem":
 			part.Files = s.OEM
-		case "recovery", "state":
+		case "recovery":
 			part.Files, part.Free = s.Store, stored+storeFree
+		case "state":
+			part.Files, part.Free = s.Store, stored+storeFree
+			least := layout.StateImages*stored + storeFree
+			part.Wish = layout.StateSize(least, s.Size)
+			if s.Portable && s.Size == 0 && s.Sizes["state"] == 0 {
+				part.Wish, d.FirstBoot.State = 0, least
+			}
 		case "persistent":
 			part.Rest, part.Size = true, persistentMin
 		}
 		if size, ok := s.Sizes[p.Name]; ok && size > 0 {
-			part.Size, part.Rest = size, false
+			part.Size, part.Wish, part.Rest = size, 0, false
 		}
 		delete(unknown, p.Name)
 		d.Partitions = append(d.Partitions, part)
 	}
 	for _, p := range s.Extra {
-		d.Partitions = append(d.Partitions, Partition{Partition: p})
+		part := Partition{Partition: p, Rest: p.Size == 0}
+		if part.Rest {
+			part.Size = persistentMin
+		}
+		d.Partitions = append(d.Partitions, part)
 	}
 	if len(unknown) > 0 {
 		return d, fmt.Errorf("lay out disk: no partition has the name %s", slices.Sorted(maps.Keys(unknown))[0])
@@ -94,39 +120,19 @@ func (s System) Disk() (Disk, error) {
 
 // esp lists the files of the EFI system partition.
 func (s System) esp() ([]File, error) {
-	id := s.Release.ID()
-	loader, err := layout.EFIDefaultPath(s.Release.Arch)
+	content, err := loader.Content(
+		loader.Programs{Arch: s.Release.Arch, SystemdBoot: s.SystemdBoot, Grub: len(s.CoreImage) > 0},
+		s.Release.ID(),
+		loader.BootFiles{UKI: s.UKI, Kernel: s.Kernel, Initrd: s.Initrd, Cmdline: s.Cmdline,
+			Name: s.Name},
+		s.Blessed,
+	)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("lay out disk: %w", err)
 	}
-	if len(s.UKI) == 0 || len(s.SystemdBoot) == 0 {
-		return nil, errors.New("lay out disk: the UKI or the boot loader is missing")
+	var files []File
+	for _, f := range content {
+		files = append(files, Bytes(f.Path, f.Data))
 	}
-	system := layout.Entry{Seq: layout.RecoverySeq + 1, ID: id}
-	if !s.Blessed {
-		system.Counted, system.Left = true, layout.Tries
-	}
-	recovery := layout.Entry{Seq: layout.RecoverySeq, ID: id}
-	files := []File{
-		Bytes(loader, s.SystemdBoot),
-		Bytes(layout.LoaderConfig, []byte(layout.LoaderConfigText)),
-		Bytes(layout.UKIReadme, []byte(layout.UKIReadmeText)),
-		Bytes(layout.UKIDir+"/"+system.String(), s.UKI),
-		Bytes(layout.UKIDir+"/"+recovery.String(), s.UKI),
-	}
-	if len(s.CoreImage) == 0 {
-		return files, nil
-	}
-	env, err := layout.GrubState{Entries: []layout.Entry{system}, Recovery: id}.Marshal()
-	if err != nil {
-		return nil, err
-	}
-	dir := layout.GrubKernelDir + "/" + id
-	return append(files,
-		Bytes(layout.GrubConfig, layout.GrubDiskConfig()),
-		Bytes(layout.GrubEnv, env),
-		Bytes(dir+"/vmlinuz", s.Kernel),
-		Bytes(dir+"/initrd", s.Initrd),
-		Bytes(dir+"/entry.cfg", layout.GrubEntry(s.Cmdline)),
-	), nil
+	return files, nil
 }

@@ -88,7 +88,12 @@ func tree(files []File) (*node, error) {
 			return nil, fmt.Errorf("file name %q is not a relative path in its plain form", f.Path)
 		}
 		if f.Mode.Type()&^fs.ModeDir != 0 || f.Size < 0 || (f.Size > 0 && (f.Open == nil || f.Mode.IsDir())) {
-			return nil, fmt.Errorf("%s: mode %v and size %d: want a folder, or a file with content", f.Path, f.Mode, f.Size)
+			return nil, fmt.Errorf(
+				"%s: mode %v and size %d: want a folder, or a file with content",
+				f.Path,
+				f.Mode,
+				f.Size,
+			)
 		}
 		if f.Mode.IsDir() {
 			d, err := mkdir(f.Path)

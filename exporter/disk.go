@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/kairos-buildkit/kairos/config"
 	"github.com/kairos-buildkit/kairos/disk"
+	"github.com/kairos-buildkit/kairos/image"
+	"github.com/kairos-buildkit/kairos/internal/bounded"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -20,17 +22,22 @@ const CompressZstd = "zstd"
 // Raw writes a disk with the image installed to w, in one pass from its first byte to its
 // last: what an installation makes, with all partitions. The persistent partition is small,
 // and grows to the real disk at the first boot.
-func Raw(ctx context.Context, w io.Writer, img Image, o Options) error {
+func Raw(ctx context.Context, w io.Writer, img image.Image, o Options) error {
 	return Export(ctx, w, img, FormatRaw, o)
 }
 
-func writeDisk(ctx context.Context, w io.Writer, img Image, f Format, o Options) (err error) {
+func writeDisk(ctx context.Context, w io.Writer, img image.Image, f Format, o Options) (err error) {
 	switch {
 	case o.Compress != "" && o.Compress != CompressZstd:
 		return fmt.Errorf("compress=%s is not known: use %s", o.Compress, CompressZstd)
 	case o.Compress != "" && f == FormatQCOW2:
 		return errors.New("compress= is for raw disks: a qcow2 file has no room for zeros to begin with")
 	}
+	c := config.Merge(config.Parse("cloud-config", o.CloudConfig))
+	if err := c.Report().Err(); err != nil {
+		return err
+	}
+	o.install = c.Install()
 	p, err := prepare(ctx, img, o)
 	if err != nil {
 		return err
@@ -46,7 +53,11 @@ func writeDisk(ctx context.Context, w io.Writer, img Image, f Format, o Options)
 	}
 	medium, err := d.Image()
 	if tooSmall := (*disk.SizeError)(nil); errors.As(err, &tooSmall) {
-		return fmt.Errorf("size=%d is too small for this image: use size=%dM or more", o.Size, (tooSmall.Need+1<<20-1)>>20)
+		return fmt.Errorf(
+			"size=%d is too small for this image: use size=%dM or more",
+			o.Size,
+			(tooSmall.Need+1<<20-1)>>20,
+		)
 	}
 	if err != nil {
 		return err
@@ -94,15 +105,14 @@ func (p *prepared) system() (disk.System, error) {
 		Release: p.release(),
 		Store:   store,
 		UKI:     p.boot.UKI, Kernel: p.boot.Kernel, Initrd: p.boot.Initrd,
-		Cmdline: cmdline.String(),
-		Time:    p.options.epoch(p.Image),
+		Cmdline: cmdline.String(), Name: p.menuName(),
+		Time: p.options.epoch(p.Image),
 		// Equal images, equal disks.
-		Seed: []byte("raw disk " + p.ConfigDigest),
-		Size: p.options.Size,
+		Seed: []byte("raw disk " + p.ConfigDigest), Portable: true,
+		Size: p.options.Size, SectorSize: p.options.SectorSize,
 	}
-	if len(p.options.CloudConfig) > 0 {
-		s.OEM = []disk.File{disk.Bytes(layout.OEMCloudConfig, p.options.CloudConfig)}
-		s.OEM[0].Mode = 0o600 // it may have password hashes
+	if err := s.Configure(p.options.install, p.options.CloudConfig); err != nil {
+		return s, err
 	}
 	files := map[string]*[]byte{layout.ImageSystemdBoot: &s.SystemdBoot}
 	if p.Config.Architecture == "amd64" {
@@ -110,7 +120,7 @@ func (p *prepared) system() (disk.System, error) {
 		files[layout.ImageGrubDir+"/core.img"] = &s.CoreImage
 	}
 	for name, to := range files {
-		if *to, err = fs.ReadFile(p.root, name); err != nil {
+		if *to, err = bounded.ReadFile(p.root, name, maxText); err != nil {
 			return s, fmt.Errorf("boot layer: %w", err)
 		}
 	}

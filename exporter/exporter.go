@@ -7,41 +7,25 @@
 //
 // A layer is converted once and then kept in the cache. The boot files are those that the
 // image's boot layer brings along; where another kernel or other modules came on top of it,
-// they are made anew. They are read through the blobs themselves, so that the tree which is
+// they are regenerated. They are read through the blobs themselves, so that the tree which is
 // looked at here is the tree which the kernel will mount.
 //
 // Names and formats on the medium are those of package layout.
 package exporter
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
 	"io/fs"
+	"os"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/kairos-buildkit/kairos/config"
+	"github.com/kairos-buildkit/kairos/image"
 	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/store"
 )
-
-// Image is a container image for one platform.
-type Image struct {
-	Config       ocispec.Image
-	ConfigDigest layout.Digest // of the config's bytes, as the image's manifest has it
-	Ref          string        // what a person calls it, for errors; may be empty
-	Layers       []Layer       // the lowest first
-}
-
-// Layer is one layer of an image.
-type Layer struct {
-	DiffID layout.Digest
-	// Size is the size of the uncompressed tar in bytes where it is known, for progress.
-	Size int64
-	// Open returns the uncompressed tar. It is not called for a layer that the cache has.
-	Open func(context.Context) (io.ReadCloser, error)
-}
 
 // Options says how to export. The zero value works.
 type Options struct {
@@ -49,19 +33,29 @@ type Options struct {
 	// bytes that it may take, 0 for no limit. Without a folder, a temporary one is used.
 	Cache     string
 	CacheSize int64
+	// MaxContent bounds the bytes of the image's layers in all, uncompressed and with their files' holes; layers that
+	// the cache has are not counted. 0: what [store.MaxContent] makes of the free space that the cache has.
+	MaxContent int64
+	free       func(dir string) (int64, error) // [store.Free], or a test's
 	// CloudConfig is put on the medium, where live boot and installer look for it.
 	CloudConfig []byte
+	install     config.Install // of the cloud-config, where a disk is made
 	// Epoch is the time of everything on the medium. Default: the time at which the image
 	// says that it was created, or 1980.
 	Epoch time.Time
-	// BootLayer makes the boot layer for an image that has none, from its tree. It writes
-	// the layer's tar. Without it such an image is refused.
-	BootLayer func(w io.Writer, root fs.FS, config ocispec.Image) error
+	// BootLayers makes the boot layer for an image that has none, and the layers on top of
+	// it, from the image's tree: their tars, the lowest first. Without it such an image is refused.
+	BootLayers func(root fs.FS, config ocispec.Image) (tars [][]byte, err error)
 
-	// Size is the size in bytes of a raw or qcow2 disk; 0 is the smallest. Compress is
-	// "zstd" or "" for a raw disk.
-	Size     int64
-	Compress string
+	// Size is the size in bytes of a raw or qcow2 disk; 0 is the smallest. SectorSize is the size of its logical
+	// sectors, 512, which 0 stands for, or 4096. Compress is "zstd" or "" for a raw disk.
+	Size       int64
+	SectorSize int64
+	Compress   string
+
+	// Known returns the blob of a layer in a format, where it is somewhere already: then the layer is not
+	// converted, and what is read of the blob is compared with its root hash. nil is none.
+	Known func(layout.Digest, layout.Format) *image.Blob
 
 	// Progress is called when a step begins, and what it returns when it ends.
 	Progress func(step string) func(error) error
@@ -92,7 +86,7 @@ func (o Options) warn(format string, args ...any) {
 }
 
 // epoch is the time of all files on the medium, in whole seconds.
-func (o Options) epoch(img Image) time.Time {
+func (o Options) epoch(img image.Image) time.Time {
 	t := o.Epoch
 	if t.IsZero() && img.Config.Created != nil {
 		t = *img.Config.Created
@@ -103,36 +97,18 @@ func (o Options) epoch(img Image) time.Time {
 	return t.UTC().Truncate(time.Second)
 }
 
-// check looks at what the image says of itself.
-func (img Image) check() error {
-	if _, err := layout.ParseDigest(string(img.ConfigDigest)); err != nil {
-		return fmt.Errorf("config: %w", err)
+// maxContent is MaxContent, or its default for the cache's folder, which it makes.
+func (o Options) maxContent() (int64, error) {
+	if o.MaxContent > 0 {
+		return o.MaxContent, nil
 	}
-	if img.Config.OS != "" && img.Config.OS != "linux" {
-		return fmt.Errorf("it is for %s: only linux images can boot", img.Config.OS)
+	if err := os.MkdirAll(o.Cache, 0o755); err != nil {
+		return 0, err
 	}
-	if len(img.Layers) == 0 {
-		return errors.New("it has no layers: it needs at least a kernel and an init")
+	free := o.free
+	if free == nil {
+		free = store.Free
 	}
-	ids := img.Config.RootFS.DiffIDs
-	if len(ids) != len(img.Layers) {
-		return fmt.Errorf("its config lists %d layers, and there are %d: it is damaged", len(ids), len(img.Layers))
-	}
-	for i, l := range img.Layers {
-		if _, err := layout.ParseDigest(string(l.DiffID)); err != nil {
-			return fmt.Errorf("layer %d: %w", i+1, err)
-		}
-		if string(ids[i]) != string(l.DiffID) {
-			return fmt.Errorf("layer %d is %s, and its config says %s: it is damaged", i+1, l.DiffID, ids[i])
-		}
-	}
-	return nil
-}
-
-// name is what errors call the image.
-func (img Image) name() string {
-	if img.Ref != "" {
-		return img.Ref
-	}
-	return string(img.ConfigDigest)
+	n, err := free(o.Cache)
+	return store.MaxContent(n), err
 }

@@ -10,8 +10,10 @@ import (
 	"encoding/json"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,6 +26,7 @@ import (
 
 	"github.com/kairos-buildkit/kairos/boot"
 	"github.com/kairos-buildkit/kairos/boot/boottest"
+	"github.com/kairos-buildkit/kairos/image"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -44,7 +47,12 @@ func bootFiles(t testing.TB, tree fs.FS, o boot.Options) fstest.MapFS {
 		layout.ImageSystemdBoot:  text(string(boottest.Program("systemd-boot"))),
 		layout.ImageRelease:      text("KAIROS_ID=\"kairos\"\nKAIROS_VERSION=\"v1.2.3\"\n"),
 	}
-	for name, size := range map[string]int{"boot.img": 512, "boot_hybrid.img": 512, "core.img": 100_000, "eltorito.img": 100_000} {
+	for name, size := range map[string]int{
+		"boot.img":        512,
+		"boot_hybrid.img": 512,
+		"core.img":        100_000,
+		"eltorito.img":    100_000,
+	} {
 		m[layout.ImageGrubDir+"/"+name] = text(strings.Repeat("g", size))
 	}
 	return m
@@ -52,16 +60,27 @@ func bootFiles(t testing.TB, tree fs.FS, o boot.Options) fstest.MapFS {
 
 // layerOf packs a tree as a layer and counts how often it is opened.
 type testLayer struct {
-	Layer
+	image.Layer
 	opened int
 }
 
 func layerOf(t testing.TB, tree fstest.MapFS) *testLayer {
 	t.Helper()
+	return layerOfTree(t, tree, true)
+}
+
+// layerOfTree packs a tree, with the folders above its files or without.
+func layerOfTree(t testing.TB, tree fstest.MapFS, folders bool) *testLayer {
+	t.Helper()
 	var b bytes.Buffer
-	writeTar(t, &b, tree)
+	if folders {
+		tree = withFolders(tree)
+	}
+	writeNames(t, &b, tree)
 	sum := sha256.Sum256(b.Bytes())
-	l := &testLayer{Layer: Layer{DiffID: layout.Digest("sha256:" + hex.EncodeToString(sum[:])), Size: int64(b.Len())}}
+	l := &testLayer{
+		Layer: image.Layer{DiffID: layout.Digest("sha256:" + hex.EncodeToString(sum[:])), Size: int64(b.Len())},
+	}
 	l.Open = func(context.Context) (io.ReadCloser, error) {
 		l.opened++
 		return io.NopCloser(bytes.NewReader(b.Bytes())), nil
@@ -71,6 +90,23 @@ func layerOf(t testing.TB, tree fstest.MapFS) *testLayer {
 
 func writeTar(t testing.TB, w io.Writer, tree fstest.MapFS) {
 	t.Helper()
+	writeNames(t, w, withFolders(tree))
+}
+
+func withFolders(tree fstest.MapFS) fstest.MapFS {
+	tree = maps.Clone(tree)
+	for name := range maps.Clone(tree) {
+		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) { // as container builders have them
+			if tree[dir] == nil {
+				tree[dir] = &fstest.MapFile{Mode: fs.ModeDir | 0o755}
+			}
+		}
+	}
+	return tree
+}
+
+func writeNames(t testing.TB, w io.Writer, tree fstest.MapFS) {
+	t.Helper()
 	names := make([]string, 0, len(tree))
 	for name := range tree {
 		names = append(names, name)
@@ -79,7 +115,12 @@ func writeTar(t testing.TB, w io.Writer, tree fstest.MapFS) {
 	tw := tar.NewWriter(w)
 	for _, name := range names {
 		f := tree[name]
-		h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: int64(f.Mode.Perm()), Size: int64(len(f.Data))}
+		h := &tar.Header{
+			Typeflag: tar.TypeReg,
+			Name:     name,
+			Mode:     int64(f.Mode.Perm()) | int64(f.Mode&fs.ModeSticky>>20)<<9,
+			Size:     int64(len(f.Data)),
+		}
 		switch {
 		case f.Mode.IsDir():
 			h.Typeflag, h.Size = tar.TypeDir, 0
@@ -101,10 +142,10 @@ func writeTar(t testing.TB, w io.Writer, tree fstest.MapFS) {
 }
 
 // imageOf makes an image of layers.
-func imageOf(t testing.TB, labels map[string]string, layers ...*testLayer) Image {
+func imageOf(t testing.TB, labels map[string]string, layers ...*testLayer) image.Image {
 	t.Helper()
 	created := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
-	img := Image{Ref: "example.test/os:v1"}
+	img := image.Image{Ref: "example.test/os:v1"}
 	img.Config.Created, img.Config.OS, img.Config.Architecture = &created, "linux", "amd64"
 	img.Config.Config.Labels = labels
 	img.Config.RootFS.Type = "layers"
@@ -126,10 +167,19 @@ const kernel = "6.12.1-amd64"
 func bootable(t testing.TB) (base, user, bootLayer *testLayer) {
 	t.Helper()
 	tree := boottest.Tree(kernel)
-	return layerOf(t, tree), layerOf(t, fstest.MapFS{"etc/motd": text("hello\n")}), layerOf(t, bootFiles(t, tree, boot.Options{}))
+	return layerOf(
+			t,
+			tree,
+		), layerOf(
+			t,
+			fstest.MapFS{"etc/motd": text("hello\n")},
+		), layerOf(
+			t,
+			bootFiles(t, tree, boot.Options{}),
+		)
 }
 
-func export(t testing.TB, img Image, f Format, o Options) []byte {
+func export(t testing.TB, img image.Image, f Format, o Options) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	if err := Export(t.Context(), &b, img, f, o); err != nil {
@@ -145,7 +195,8 @@ func mediumFiles(t testing.TB, iso []byte) map[string]string {
 	if err := os.WriteFile(name, iso, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("xorriso", "-osirrox", "on", "-indev", name, "-extract", "/", dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command("xorriso", "-osirrox", "on", "-indev", name, "-extract", "/",
+		dir).CombinedOutput(); err != nil {
 		t.Fatalf("xorriso: %v\n%s", err, out)
 	}
 	t.Cleanup(func() { _ = exec.Command("chmod", "-R", "u+w", dir).Run() })
@@ -168,11 +219,14 @@ func TestISOHoldsTheRelease(t *testing.T) {
 	base, user, bootLayer := bootable(t)
 	img := imageOf(t, nil, base, user, bootLayer)
 	files := mediumFiles(t, export(t, img, FormatISO, Options{CloudConfig: []byte("#cloud-config\n")}))
-	release, err := layout.ParseRelease([]byte(files["kairos/"+layout.ReleasePath(layout.ReleaseID(img.ConfigDigest))]))
+	release, err := layout.ParseRelease(
+		[]byte(files["kairos/"+layout.ReleasePath(layout.ReleaseID(img.ConfigDigest))]),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if release.Version != "v1.2.3" || release.Arch != "amd64" || release.Config != img.ConfigDigest || len(release.Layers) != 3 {
+	if release.Version != "v1.2.3" || release.Arch != "amd64" || release.Config != img.ConfigDigest ||
+		len(release.Layers) != 3 {
 		t.Errorf("release %+v", release)
 	}
 	for i, l := range release.Layers {
@@ -190,7 +244,8 @@ func TestISOHoldsTheRelease(t *testing.T) {
 	if files[layout.LiveCloudConfig] != "#cloud-config\n" {
 		t.Errorf("cloud-config %q", files[layout.LiveCloudConfig])
 	}
-	if files["boot/vmlinuz"] != string(boottest.Program("kernel "+kernel)) || files["boot/initrd"] == "" || !strings.Contains(files["boot/grub/grub.cfg"], "'panic=10'") {
+	if files["boot/vmlinuz"] != string(boottest.Kernel(kernel)) || files["boot/initrd"] == "" ||
+		!strings.Contains(files["boot/grub/grub.cfg"], "'panic=10'") {
 		t.Errorf("GRUB has no kernel: %q", files["boot/grub/grub.cfg"])
 	}
 }
@@ -215,11 +270,12 @@ func TestEqualImagesGiveEqualMedia(t *testing.T) {
 func TestOnlyChangedLayersAreRead(t *testing.T) {
 	cache := t.TempDir()
 	base, user, bootLayer := bootable(t)
-	export(t, imageOf(t, nil, base, user, bootLayer), FormatISO, Options{Cache: cache})
+	labels := map[string]string{layout.ImageLabelFormat: "zstd-0-v2"}
+	export(t, imageOf(t, labels, base, user, bootLayer), FormatISO, Options{Cache: cache})
 	user2 := layerOf(t, fstest.MapFS{"etc/motd": text("hello again\n")})
 	var steps []string
 	var counted int64
-	export(t, imageOf(t, nil, base, user2, bootLayer), FormatISO, Options{
+	export(t, imageOf(t, labels, base, user2, bootLayer), FormatISO, Options{
 		Cache: cache,
 		Progress: func(step string) func(error) error {
 			steps = append(steps, step)
@@ -228,9 +284,19 @@ func TestOnlyChangedLayersAreRead(t *testing.T) {
 		Bytes: func(_ string, done, _ int64) { counted = done },
 	})
 	if base.opened != 1 || bootLayer.opened != 1 || user2.opened != 1 {
-		t.Errorf("opened: base %d, boot layer %d, changed layer %d; want each once", base.opened, bootLayer.opened, user2.opened)
+		t.Errorf(
+			"opened: base %d, boot layer %d, changed layer %d; want each once",
+			base.opened,
+			bootLayer.opened,
+			user2.opened,
+		)
 	}
-	want := []string{"cached layer 1 of 3 " + string(base.DiffID), "converting layer 2 of 3 " + string(user2.DiffID), "cached layer 3 of 3 " + string(bootLayer.DiffID), "writing ISO"}
+	want := []string{
+		"cached layer 1 of 3 " + string(base.DiffID),
+		"converting layer 2 of 3 " + string(user2.DiffID),
+		"cached layer 3 of 3 " + string(bootLayer.DiffID),
+		"writing ISO",
+	}
 	if !slices.Equal(steps, want) || counted == 0 {
 		t.Errorf("steps %q (%d bytes), want %q", steps, counted, want)
 	}
@@ -244,7 +310,7 @@ func TestBootFilesFollowTheKernel(t *testing.T) {
 	var warnings []string
 	o := Options{Warn: func(s string) { warnings = append(warnings, s) }}
 	files := mediumFiles(t, export(t, imageOf(t, nil, base, bootLayer, user, layerOf(t, newer)), FormatISO, o))
-	if files["boot/vmlinuz"] != string(boottest.Program("kernel 6.12.9-amd64")) {
+	if files["boot/vmlinuz"] != string(boottest.Kernel("6.12.9-amd64")) {
 		t.Error("the medium has the old kernel")
 	}
 	if len(warnings) != 1 || !strings.Contains(warnings[0], "6.12.9-amd64") {
@@ -263,15 +329,17 @@ func TestBootLayerIsAdded(t *testing.T) {
 	delete(tree, layout.ImageInit)
 	delete(tree, layout.ImageStub)
 	img := imageOf(t, nil, layerOf(t, tree))
-	o := Options{BootLayer: func(w io.Writer, root fs.FS, config ocispec.Image) error {
+	o := Options{BootLayers: func(root fs.FS, config ocispec.Image) ([][]byte, error) {
 		if _, err := fs.Stat(root, "boot/vmlinuz-"+kernel); err != nil || config.Architecture != "amd64" {
 			t.Errorf("%v, architecture %s", err, config.Architecture)
 		}
 		full := boottest.Tree(kernel)
 		files := bootFiles(t, full, boot.Options{})
 		files[layout.ImageInit], files[layout.ImageStub] = full[layout.ImageInit], full[layout.ImageStub]
-		writeTar(t, w, files)
-		return nil
+		var tar, top bytes.Buffer
+		writeTar(t, &tar, files)
+		writeTar(t, &top, fstest.MapFS{layout.ImageRelease: text("KAIROS_VERSION=v1\n")})
+		return [][]byte{tar.Bytes(), top.Bytes()}, nil
 	}}
 	files := mediumFiles(t, export(t, img, FormatISO, o))
 	if _, ok := files["kairos/"+layout.ReleasePath(layout.ReleaseID(img.ConfigDigest))]; ok {
@@ -281,7 +349,7 @@ func TestBootLayerIsAdded(t *testing.T) {
 	for name, data := range files {
 		if strings.HasPrefix(name, "kairos/releases/") {
 			releases++
-			if r, err := layout.ParseRelease([]byte(data)); err != nil || len(r.Layers) != 2 {
+			if r, err := layout.ParseRelease([]byte(data)); err != nil || len(r.Layers) != 3 || r.Version != "v1" {
 				t.Errorf("release with %d layers, %v", len(r.Layers), err)
 			}
 		}
@@ -328,7 +396,7 @@ func TestSameLayerTwice(t *testing.T) {
 
 func TestImagesThatAreRefused(t *testing.T) {
 	base, user, bootLayer := bootable(t)
-	good := func() Image { return imageOf(t, nil, base, user, bootLayer) }
+	good := func() image.Image { return imageOf(t, nil, base, user, bootLayer) }
 	damaged := layerOf(t, boottest.Tree(kernel))
 	damaged.DiffID = layout.Digest("sha256:" + strings.Repeat("0", 64))
 	noKernel := boottest.Tree(kernel)
@@ -339,26 +407,33 @@ func TestImagesThatAreRefused(t *testing.T) {
 	delete(bare, layout.ImageInit)
 
 	for name, c := range map[string]struct {
-		image  Image
+		image  image.Image
 		format Format
 		o      Options
 		want   string
 	}{
-		"wrong digest":        {image: imageOf(t, nil, damaged), want: "changed or damaged on its way"},
-		"no kernel":           {image: imageOf(t, nil, layerOf(t, noKernel)), want: "the image has no kernel"},
-		"no boot layer":       {image: imageOf(t, nil, layerOf(t, bare)), want: "# syntax=kairos"},
-		"no layers":           {image: imageOf(t, nil), want: "no layers"},
-		"config of another":   {image: func() Image { i := good(); i.Layers = i.Layers[1:]; return i }(), want: "damaged"},
-		"layers in disorder":  {image: func() Image { i := good(); slices.Reverse(i.Layers); return i }(), want: "damaged"},
-		"windows":             {image: func() Image { i := good(); i.Config.OS = "windows"; return i }(), want: "only linux"},
-		"architecture":        {image: func() Image { i := good(); i.Config.Architecture = "s390x"; return i }(), want: "amd64 and arm64"},
-		"unknown compression": {image: imageOf(t, map[string]string{layout.ImageLabelCompression: "xz"}, base, bootLayer), want: "want zstd, lz4 or none"},
-		"kernel too old":      {image: imageOf(t, map[string]string{layout.ImageLabelCompression: "zstd"}, layerOf(t, old), bootLayer), want: "reads lz4 at most"},
-		"unknown format":      {image: good(), format: "vmdk", want: "use iso, raw or qcow2"},
-		"small disk":          {image: good(), format: FormatRaw, o: Options{Size: 100 << 20}, want: "or more"},
-		"size of an ISO":      {image: good(), o: Options{Size: 1 << 30}, want: "for disks"},
-		"compressed qcow2":    {image: good(), format: FormatQCOW2, o: Options{Compress: CompressZstd}, want: "raw disks"},
-		"unknown compress":    {image: good(), format: FormatRaw, o: Options{Compress: "gzip"}, want: "use zstd"},
+		"wrong digest":  {image: imageOf(t, nil, damaged), want: "changed or damaged on its way"},
+		"no kernel":     {image: imageOf(t, nil, layerOf(t, noKernel)), want: "the image has no kernel"},
+		"no boot layer": {image: imageOf(t, nil, layerOf(t, bare)), want: "# syntax=kairos"},
+		"no layers":     {image: imageOf(t, nil), want: "no layers"},
+		"config of another": {image: func() image.Image { i := good(); i.Layers = i.Layers[1:]; return i }(),
+			want: "damaged"},
+		"layers in disorder": {image: func() image.Image { i := good(); slices.Reverse(i.Layers); return i }(),
+			want: "damaged"},
+		"windows": {image: func() image.Image { i := good(); i.Config.OS = "windows"; return i }(),
+			want: "only linux"},
+		"architecture": {image: func() image.Image { i := good(); i.Config.Architecture = "s390x"; return i }(),
+			want: "amd64 and arm64"},
+		"unknown compression": {image: imageOf(t, map[string]string{layout.ImageLabelCompression: "xz"}, base,
+			bootLayer), want: "want zstd, lz4 or none"},
+		"kernel too old": {image: imageOf(t, map[string]string{layout.ImageLabelCompression: "zstd"},
+			layerOf(t, old), bootLayer), want: "reads lz4 at most"},
+		"unknown format": {image: good(), format: "vmdk", want: "use iso, raw or qcow2"},
+		"small disk":     {image: good(), format: FormatRaw, o: Options{Size: 100 << 20}, want: "or more"},
+		"size of an ISO": {image: good(), o: Options{Size: 1 << 30}, want: "for disks"},
+		"compressed qcow2": {image: good(), format: FormatQCOW2, o: Options{Compress: CompressZstd},
+			want: "raw disks"},
+		"unknown compress": {image: good(), format: FormatRaw, o: Options{Compress: "gzip"}, want: "use zstd"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.format == "" {
@@ -385,6 +460,9 @@ func TestCompressionFollowsTheKernel(t *testing.T) {
 	export(t, imageOf(t, nil, base, bootLayer), FormatISO, o)
 	if stores, err := filepath.Glob(filepath.Join(o.Cache, "lz4-*")); err != nil || len(stores) != 1 {
 		t.Errorf("stores %v, %v", stores, err)
+	}
+	if stores, _ := filepath.Glob(filepath.Join(o.Cache, "zstd-*")); len(stores) != 0 {
+		t.Errorf("layers were converted for another kernel first: %v", stores)
 	}
 	late := layerOf(t, fstest.MapFS{"etc/motd": text("hello\n")})
 	export(t, imageOf(t, nil, base, bootLayer, late), FormatISO, o)

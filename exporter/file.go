@@ -22,7 +22,11 @@ func WriteFile(name string, write func(io.Writer) error) (sum string, err error)
 	sum, err = writeFile(name, write)
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return "", fmt.Errorf("write %s: the disk is full: make room on it, or choose another place with dest=: %w", name, err)
+		return "", fmt.Errorf(
+			"write %s: the disk is full: make room on it, or choose another place with dest=: %w",
+			name,
+			err,
+		)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
 		return "", fmt.Errorf("write %s: no permission to write there: choose another place with dest=: %w", name, err)
 	case errors.Is(err, durable.ErrBusy):
@@ -71,7 +75,7 @@ func writeFile(name string, write func(io.Writer) error) (_ string, err error) {
 	if err := file.Close(); err != nil {
 		return "", err
 	}
-	return sum, WriteChecksum(name, sum)
+	return sum, writeChecksum(name, sum)
 }
 
 // writeHashed writes to a new file. What is zero, as most of a disk is, becomes holes.
@@ -86,8 +90,8 @@ func writeHashed(file *os.File, write func(io.Writer) error, report func(size in
 	return digest.close(), err
 }
 
-// WriteChecksum makes name.sha256, in the form that `sha256sum -c` reads in that folder.
-func WriteChecksum(name, sum string) error {
+// writeChecksum makes name.sha256, in the form that `sha256sum -c` reads in that folder.
+func writeChecksum(name, sum string) error {
 	var d *durable.FS
 	return d.WriteFile(name+".sha256", fmt.Appendf(nil, "%s  %s\n", sum, filepath.Base(name)), 0o644)
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/kairos-buildkit/kairos/image"
 )
 
 // Format is a kind of medium.
@@ -23,7 +25,7 @@ const (
 func Formats() []Format { return []Format{FormatISO, FormatRaw, FormatQCOW2} }
 
 // Export writes the image as a medium of this format to w, from its first byte to its last.
-func Export(ctx context.Context, w io.Writer, img Image, f Format, o Options) error {
+func Export(ctx context.Context, w io.Writer, img image.Image, f Format, o Options) error {
 	var err error
 	switch f {
 	case FormatISO:
@@ -34,7 +36,7 @@ func Export(ctx context.Context, w io.Writer, img Image, f Format, o Options) er
 		return fmt.Errorf("format %q is not known: use iso, raw or qcow2", f)
 	}
 	if err != nil {
-		return fmt.Errorf("export image %s: %w", img.name(), err)
+		return fmt.Errorf("export image %s: %w", img.Name(), err)
 	}
 	return nil
 }

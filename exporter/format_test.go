@@ -4,7 +4,8 @@ import "testing"
 
 func TestParseSize(t *testing.T) {
 	for in, want := range map[string]int64{
-		"1": 1, "512M": 512 << 20, "8G": 8 << 30, "8g": 8 << 30, "8GiB": 8 << 30, "8GB": 8 << 30, " 2T ": 2 << 40, "4K": 4096,
+		"1": 1, "512M": 512 << 20, "8G": 8 << 30, "8g": 8 << 30, "8GiB": 8 << 30, "8GB": 8 << 30, " 2T ": 2 << 40,
+		"4K": 4096,
 	} {
 		if got, err := ParseSize(in); err != nil || got != want {
 			t.Errorf("ParseSize(%q) = %d, %v; want %d", in, got, err, want)

@@ -2,30 +2,36 @@ package exporter
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
-// liveGrubConfig is grub.cfg of a live medium. Kernel messages and menu go to screen and
+// liveGrubConfig is grub.cfg of a live medium of the system of this name. Kernel messages and menu go to screen and
 // serial port. The menu waits long enough to press a key, and no longer.
-func liveGrubConfig(cmdline layout.Cmdline) []byte {
-	return fmt.Appendf(nil, `if serial --unit=0 --speed=115200; then
+func liveGrubConfig(cmdline layout.Cmdline, name string) []byte {
+	b := []byte(`if serial --unit=0 --speed=115200; then
 	terminal_input console serial
 	terminal_output console serial
 fi
 set timeout=2
-menuentry "Kairos" {
+`)
+	for _, c := range layout.LiveChoices(name) {
+		words := append(slices.Clone(cmdline), layout.ParseCmdline(c.Words())...)
+		b = fmt.Appendf(b, `menuentry "%s" {
 	echo "Loading the kernel ..."
 	linux /%s %s
 	initrd /%s
 }
-`, layout.ImageKernel, grubWords(cmdline), layout.ImageInitrd)
+`, c.Title, layout.ImageKernel, grubWords(words), layout.ImageInitrd)
+	}
+	return b
 }
 
-// grubWords quotes a kernel command line for GRUB's shell. GRUB puts double quotes around
-// a word with spaces when it hands it to the kernel, and a backslash before quotes that
-// are in the word, which the kernel does not understand: so those are taken out.
+// grubWords quotes a kernel command line for GRUB's shell. Its words have no quotes and no spaces
+// ([layout.Cmdline.Portable]); those of a UKI that was made before may have double quotes, which GRUB puts a
+// backslash before: they are taken out.
 func grubWords(cmdline layout.Cmdline) string {
 	words := make([]string, len(cmdline))
 	for i, w := range cmdline {

@@ -30,7 +30,7 @@ func TestGrubConfigIsAScript(t *testing.T) {
 		}
 		return exec.Command("grub-script-check", name).Run()
 	}
-	text := string(liveGrubConfig(layout.ParseCmdline(`it's "a b" {`)))
+	text := string(liveGrubConfig(layout.ParseCmdline(`it's "a b" {`), "it's \"new\"; $x`y` - v1"))
 	if err := check(text); err != nil {
 		t.Errorf("grub-script-check: %v\n%s", err, text)
 	}

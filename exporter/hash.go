@@ -16,7 +16,12 @@ type asideHash struct {
 
 func newAsideHash() *asideHash {
 	const buffers, size = 4, 1 << 20
-	h := &asideHash{hash: sha256.New(), filled: make(chan []byte, buffers), empty: make(chan []byte, buffers), done: make(chan struct{})}
+	h := &asideHash{
+		hash:   sha256.New(),
+		filled: make(chan []byte, buffers),
+		empty:  make(chan []byte, buffers),
+		done:   make(chan struct{}),
+	}
 	for range buffers {
 		h.empty <- make([]byte, size)
 	}

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/kairos-buildkit/kairos/disk"
+	"github.com/kairos-buildkit/kairos/image"
+	"github.com/kairos-buildkit/kairos/internal/bounded"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -20,14 +22,16 @@ import (
 //	/kairos/blobs/…  /kairos/releases/<id>/release.json     the store
 //	/kairos/config.yaml                                     cloud-config, where one was given
 //	/boot/vmlinuz /boot/initrd /boot/grub/grub.cfg          for BIOS (amd64)
-//	EFI system partition: EFI/BOOT/BOOTX64.EFI is the UKI
-func ISO(ctx context.Context, w io.Writer, img Image, o Options) error {
+//	EFI system partition: systemd-boot, its menu, and the UKI
+func ISO(ctx context.Context, w io.Writer, img image.Image, o Options) error {
 	return Export(ctx, w, img, FormatISO, o)
 }
 
-func writeISO(ctx context.Context, w io.Writer, img Image, o Options) error {
-	if o.Size != 0 || o.Compress != "" {
-		return errors.New("size= and compress= are for disks: an ISO is as large as it has to be, and its layers are compressed")
+func writeISO(ctx context.Context, w io.Writer, img image.Image, o Options) error {
+	if o.Size != 0 || o.SectorSize != 0 || o.Compress != "" {
+		return errors.New(
+			"size= and compress= are for disks: an ISO is as large as it has to be, and its layers are compressed",
+		)
 	}
 	p, err := prepare(ctx, img, o)
 	if err != nil {
@@ -60,10 +64,23 @@ func (p *prepared) iso() (*disk.Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	systemdBoot, err := bounded.ReadFile(p.root, layout.ImageSystemdBoot, maxText)
+	if err != nil {
+		return nil, fmt.Errorf("boot layer: %w", err)
+	}
 	// The volume's serial number may be anything, but not another one for the same image.
 	var serial uint32
 	fmt.Sscanf(p.ConfigDigest.Hex()[:8], "%x", &serial)
-	efi := disk.FAT{Label: layout.LabelESP, Serial: serial, Time: now, Files: []disk.File{disk.Bytes(loader, p.boot.UKI)}}
+	efi := disk.FAT{
+		Label:  layout.LabelESP,
+		Serial: serial,
+		Time:   now,
+		Files:  []disk.File{disk.Bytes(loader, systemdBoot), disk.Bytes(layout.LiveUKI, p.boot.UKI)},
+	}
+	for name, text := range liveMenu(p.menuName()) {
+		efi.Files = append(efi.Files, disk.Bytes(name, text))
+	}
+	slices.SortFunc(efi.Files[2:], func(a, b disk.File) int { return strings.Compare(a.Path, b.Path) })
 	// The UKI is in its layer's blob, too, most of it uncompressed: that blob lies in the EFI system partition,
 	// and there is one copy of what both have.
 	if i, ok := p.layerOf(layout.ImageUKI); ok {
@@ -92,20 +109,40 @@ func (p *prepared) iso() (*disk.Image, error) {
 
 // addBIOS adds GRUB, and what it loads.
 func (p *prepared) addBIOS(iso *disk.ISO) (err error) {
-	if iso.BootHybrid, err = fs.ReadFile(p.root, layout.ImageGrubDir+"/boot_hybrid.img"); err != nil {
+	if iso.BootHybrid, err = bounded.ReadFile(p.root, layout.ImageGrubDir+"/boot_hybrid.img", maxText); err != nil {
 		return fmt.Errorf("boot layer: %w", err)
 	}
-	if iso.ElTorito, err = fs.ReadFile(p.root, layout.ImageGrubDir+"/eltorito.img"); err != nil {
+	if iso.ElTorito, err = bounded.ReadFile(p.root, layout.ImageGrubDir+"/eltorito.img", maxText); err != nil {
 		return fmt.Errorf("boot layer: %w", err)
 	}
 	cmdline, err := p.cmdline()
 	if err != nil {
 		return err
 	}
-	iso.Files = append(iso.Files, disk.Bytes("boot/grub/grub.cfg", liveGrubConfig(cmdline)))
+	iso.Files = append(iso.Files, disk.Bytes(layout.LiveGrubConfig, liveGrubConfig(cmdline, p.menuName())))
 	p.addShared(iso, layout.ImageKernel, ".linux", p.boot.Kernel)
 	p.addShared(iso, layout.ImageInitrd, ".initrd", p.boot.Initrd)
 	return nil
+}
+
+// liveMenu is systemd-boot's menu on a live medium, by file: entries for profiles of the one UKI.
+func liveMenu(name string) map[string][]byte {
+	files := map[string][]byte{layout.LoaderConfig: []byte(layout.LiveLoaderConfigText)}
+	for _, c := range layout.LiveChoices(name) {
+		files[c.EntryPath()] = c.EntryText()
+	}
+	return files
+}
+
+// menuName is the image's name in boot menus.
+func (p *prepared) menuName() string {
+	var osRelease []byte
+	for _, name := range []string{"etc/os-release", "usr/lib/os-release"} {
+		if b, err := bounded.ReadFile(p.root, name, maxText); err == nil && osRelease == nil {
+			osRelease = b
+		}
+	}
+	return layout.EntryName(osRelease, p.version())
 }
 
 // addShared adds a file that is also a section of the UKI. Where the bytes are the same, and
@@ -114,12 +151,11 @@ func (p *prepared) addBIOS(iso *disk.ISO) (err error) {
 // GRUB (2.12, grub-core/fs/iso9660.c) reads too far where a read begins within one extent of a file and ends
 // in another. It reads an initrd in one go, from its beginning, but a kernel in several.
 func (p *prepared) addShared(iso *disk.ISO, path, section string, data []byte) {
-	loader, _ := layout.EFIDefaultPath(p.Config.Architecture)
 	if f, err := pe.NewFile(bytes.NewReader(p.boot.UKI)); err == nil {
 		if s := f.Section(section); s != nil {
 			begin := int64(s.Offset)
 			same := bytes.HasPrefix(p.boot.UKI[min(begin, int64(len(p.boot.UKI))):], data)
-			shared := disk.Shared{Path: path, Parts: iso.EFI.Parts(loader, begin, int64(len(data)))}
+			shared := disk.Shared{Path: path, Parts: iso.EFI.Parts(layout.LiveUKI, begin, int64(len(data)))}
 			whole := len(shared.Parts) == 1 || len(shared.Parts) > 1 && path == layout.ImageInitrd
 			if same && whole && shared.Check(iso.EFI) == nil {
 				iso.Shared = append(iso.Shared, shared)
@@ -145,11 +181,16 @@ func (p *prepared) storeFiles() ([]disk.File, error) {
 		}
 		seen[blob.DiffID] = true
 		size := blob.TotalSize()
-		files = append(files,
+		files = append(
+			files,
 			disk.File{Path: layout.BlobPath(blob.DiffID), Size: size, Open: func() (io.ReadCloser, error) {
 				return io.NopCloser(io.NewSectionReader(blob, 0, size)), nil
 			}},
-			disk.Bytes(layout.SidecarPath(blob.DiffID), layout.Sidecar{RootHash: blob.RootHash, HashOffset: blob.Layer.Size}.Marshal()))
+			disk.Bytes(
+				layout.SidecarPath(blob.DiffID),
+				layout.Sidecar{RootHash: blob.RootHash, HashOffset: blob.Layer.Size}.Marshal(),
+			),
+		)
 	}
 	return files, nil
 }

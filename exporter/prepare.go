@@ -9,30 +9,45 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"strings"
 
 	"github.com/kairos-buildkit/kairos/boot"
 	"github.com/kairos-buildkit/kairos/erofs"
+	"github.com/kairos-buildkit/kairos/image"
+	"github.com/kairos-buildkit/kairos/internal/bounded"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/store"
+	"github.com/kairos-buildkit/kairos/uki"
+	"github.com/kairos-buildkit/kairos/verity"
+)
+
+// What is read of an image into memory is bounded, in bytes.
+const (
+	maxText     = 16 << 20
+	maxKernel   = 256 << 20
+	maxBootFile = 1 << 30 // kernel and initrd, in a UKI
 )
 
 // prepared is an image whose layers are converted and whose boot files are there.
 type prepared struct {
-	Image
+	image.Image
 	options     Options
 	blobs       []*store.Blob // as the image's layers
 	trees       []fs.FS       // of the blobs
 	root        fs.FS         // merged
 	compression erofs.Compression
+	maxContent  int64
+	budget      *erofs.Budget // of that, for the layers that are converted
 	boot        boot.Files
-	temporary   string // folder of the cache, where it is to be removed
+	uki         layout.Digest // Authenticode digest of the UKI that the image's own labels give
+	temporary   string        // folder of the cache, where it is to be removed
 }
 
 // prepare converts the image's layers and finds or makes its boot files.
-func prepare(ctx context.Context, img Image, o Options) (_ *prepared, err error) {
-	if err := img.check(); err != nil {
+func prepare(ctx context.Context, img image.Image, o Options) (_ *prepared, err error) {
+	if err := img.Check(); err != nil {
 		return nil, err
 	}
 	p := &prepared{Image: img, options: o}
@@ -47,15 +62,31 @@ func prepare(ctx context.Context, img Image, o Options) (_ *prepared, err error)
 		}
 		p.options.Cache = p.temporary
 	}
-	if err := p.convert(ctx); err != nil {
+	if p.maxContent, err = p.options.maxContent(); err != nil {
+		return nil, err
+	}
+	if p.Made != nil {
+		err = p.takeOver(ctx)
+	} else {
+		err = p.convert(ctx)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if _, err := fs.Stat(p.root, layout.ImageInit); errors.Is(err, fs.ErrNotExist) {
-		if err := p.addBootLayer(ctx); err != nil {
+		if p.Made != nil {
+			return nil, fmt.Errorf("its release %s has no boot layer: it cannot boot", p.Made.ID())
+		}
+		if err := p.addBootLayers(ctx); err != nil {
 			return nil, err
 		}
 	} else if err != nil {
 		return nil, err
+	}
+	if p.Made == nil { // the layer that sets others right is among those of a medium
+		if err := p.fixUp(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := p.bootFiles(); err != nil {
 		return nil, err
@@ -77,43 +108,67 @@ func (p *prepared) Close() error {
 }
 
 // convert makes the blobs, compressed as the image's own kernel can read them. Which kernel
-// that is shows in the tree only, so it is guessed first.
+// that is shows in the tree only, so that what the image says of it is believed first.
 func (p *prepared) convert(ctx context.Context) error {
-	label := strings.TrimSpace(p.Config.Config.Labels[layout.ImageLabelCompression])
-	if label != "" && rank(label) < 0 {
+	labels := p.Config.Config.Labels
+	label := strings.TrimSpace(labels[layout.ImageLabelCompression])
+	if label != "" && layout.CompressionRank(label) < 0 {
 		return fmt.Errorf("label %s=%q: want zstd, lz4 or none", layout.ImageLabelCompression, label)
 	}
-	guess := cmp.Or(label, p.guess())
+	format, _ := layout.ParseFormat(labels[layout.ImageLabelFormat])
+	guess := cmp.Or(label, format.Compression)
+	if guess == "" {
+		var err error
+		if guess, err = p.guess(ctx); err != nil {
+			return err
+		}
+	}
 	if err := p.convertAs(ctx, erofs.Compression(guess)); err != nil {
 		return err
 	}
-	kernel, err := boot.FindKernel(p.root)
+	kernel, err := boot.FindKernel(p.root, boot.OptionsFrom(labels))
 	if err != nil {
 		return err
 	}
-	can := cmp.Or(string(kernel.Compression()), "none")
+	can := kernel.Compression()
+	fits := layout.CompressionRank(guess) <= layout.CompressionRank(can)
 	switch {
-	case label == "" && can != guess:
-		if err := p.forget(); err != nil {
-			return err
-		}
-		return p.convertAs(ctx, erofs.Compression(can))
-	case rank(guess) > rank(can):
-		return fmt.Errorf("label %s=%s: the image's kernel %s reads %s at most: change the label, or install a newer kernel",
-			layout.ImageLabelCompression, label, kernel.Version, can)
+	case guess == can, fits && (label != "" || format.Compression != ""):
+		return nil
+	case label != "":
+		return fmt.Errorf(
+			"label %s=%s: the image's kernel %s reads %s at most: change the label, or install a newer kernel",
+			layout.ImageLabelCompression,
+			label,
+			kernel.Version,
+			can,
+		)
+	case format.Compression != "":
+		p.options.warn(
+			"The image's kernel %s does not read the format %s that its label %s names: "+
+				"its layers are converted to %s.",
+			kernel.Version,
+			format,
+			layout.ImageLabelFormat,
+			can,
+		)
 	}
-	return nil
+	if err := p.forget(); err != nil {
+		return err
+	}
+	return p.convertAs(ctx, erofs.Compression(can))
 }
 
-// guess is the compression that the image's lowest layer has in the cache, or else zstd, which
-// nearly all kernels in use read.
-func (p *prepared) guess() string {
+// guess is the compression that the image's lowest layer has in the cache, else what the layers
+// say of the kernel, else zstd, which nearly all kernels in use read.
+func (p *prepared) guess(ctx context.Context) (string, error) {
 	for _, c := range []string{"zstd", "lz4", "none"} {
 		if p.cache().Has(p.Layers[0].DiffID, erofs.Options{Compression: erofs.Compression(c)}) {
-			return c
+			return c, nil
 		}
 	}
-	return "zstd"
+	can, err := p.readAbility(ctx)
+	return cmp.Or(can, "zstd"), err
 }
 
 // forget takes out of the cache what was put there for a wrong guess, so that it is not made
@@ -131,22 +186,13 @@ func (p *prepared) forget() error {
 
 func (p *prepared) cache() *store.Cache { return store.NewCache(p.options.Cache, p.options.CacheSize) }
 
-// rank orders compressions by what a kernel has to know for them.
-func rank(compression string) int {
-	for i, c := range []string{"none", "lz4", "zstd"} {
-		if c == compression {
-			return i
-		}
-	}
-	return -1
-}
-
 // convertAs makes or finds the blob of each layer, and opens the merged tree.
 func (p *prepared) convertAs(ctx context.Context, c erofs.Compression) error {
 	for _, b := range p.blobs {
 		b.Close()
 	}
 	p.blobs, p.compression = nil, c
+	p.budget = erofs.NewBudget(p.maxContent)
 	for i := range p.Layers {
 		if err := p.addBlob(ctx, i); err != nil {
 			return err
@@ -159,8 +205,17 @@ func (p *prepared) convertAs(ctx context.Context, c erofs.Compression) error {
 func (p *prepared) addBlob(ctx context.Context, i int) error {
 	layer := p.Layers[i]
 	name := fmt.Sprintf("layer %d of %d %s", i+1, len(p.Layers), layer.DiffID)
+	if b := p.known(layer.DiffID); b != nil {
+		p.blobs = append(p.blobs, b)
+		return p.options.step("known " + name)(nil)
+	}
 	step, done := "", func(err error) error { return err }
-	blob, err := p.cache().Get(ctx, layer.DiffID, erofs.Options{Compression: p.compression}, func(ctx context.Context) (io.ReadCloser, error) {
+	o := erofs.Options{
+		Compression: p.compression,
+		MaxContent:  p.maxContent,
+		Budget:      p.budget,
+	}
+	blob, err := p.cache().Get(ctx, layer.DiffID, o, func(ctx context.Context) (io.ReadCloser, error) {
 		// Only called where the cache has no such blob.
 		step = "converting " + name
 		done = p.options.step(step)
@@ -185,10 +240,16 @@ func (p *prepared) addBlob(ctx context.Context, i int) error {
 	return nil
 }
 
+// openTree merges the blobs' trees. Each block is checked against its root hash when it is read: what boots comes from
+// here, and a disk may fail after the cache has looked at a blob.
 func (p *prepared) openTree() error {
 	p.trees = nil
 	for _, b := range p.blobs {
-		tree, err := erofs.Open(io.NewSectionReader(b, 0, b.Layer.Size))
+		data, err := verity.NewReader(b, b.Layer.Size, b.RootHash)
+		if err != nil {
+			return fmt.Errorf("layer %s: %w", b.DiffID, err)
+		}
+		tree, err := erofs.Open(data)
 		if err != nil {
 			return fmt.Errorf("layer %s: %w", b.DiffID, err)
 		}
@@ -208,31 +269,57 @@ func (p *prepared) layerOf(name string) (int, bool) {
 	return 0, false
 }
 
-// bootFiles reads the boot files from the image, or makes them anew.
+// bootFiles reads the boot files from the image, or regenerates them.
 func (p *prepared) bootFiles() error {
-	options := boot.OptionsFrom(p.Config.Config.Labels)
-	fits, why, err := boot.Check(p.root, options)
-	if err != nil {
+	own := p.Config.Config.Labels
+	labels := p.options.install.Labels(own)
+	var err error
+	if p.boot, err = p.bootFilesWith(labels, p.options.warn); err != nil {
 		return err
 	}
+	program := p.boot.UKI
+	if !maps.Equal(labels, own) {
+		image, err := p.bootFilesWith(own, func(string, ...any) {})
+		if err != nil {
+			return err
+		}
+		program = image.UKI
+	}
+	sum, err := uki.Authenticode(program)
+	if err != nil {
+		return fmt.Errorf("/%s: %w", layout.ImageUKI, err)
+	}
+	p.uki = layout.SHA256(sum)
+	return nil
+}
+
+func (p *prepared) bootFilesWith(labels map[string]string, warn func(string, ...any)) (files boot.Files, err error) {
+	options := boot.OptionsFrom(labels)
+	fits, why, err := boot.Check(p.root, options)
+	if err != nil {
+		return files, err
+	}
 	if !fits {
-		p.options.warn("The image's boot files are made anew: %s.", strings.TrimSuffix(why, "."))
+		warn("The image's boot files are regenerated: %s.", strings.TrimSuffix(why, "."))
 		done := p.options.step("making boot files")
 		made, err := boot.Make(p.root, options)
 		if err := done(err); err != nil {
-			return err
+			return files, err
 		}
-		p.boot = *made
-		return nil
+		return *made, nil
 	}
 	for name, to := range map[string]*[]byte{
-		layout.ImageKernel: &p.boot.Kernel, layout.ImageInitrd: &p.boot.Initrd, layout.ImageUKI: &p.boot.UKI,
+		layout.ImageKernel: &files.Kernel, layout.ImageInitrd: &files.Initrd, layout.ImageUKI: &files.UKI,
 	} {
-		if *to, err = fs.ReadFile(p.root, name); err != nil {
-			return err
+		limit := int64(maxBootFile)
+		if name == layout.ImageKernel {
+			limit = maxKernel
+		}
+		if *to, err = bounded.ReadFile(p.root, name, limit); err != nil {
+			return files, err
 		}
 	}
-	return nil
+	return files, nil
 }
 
 // cmdline reads the command line out of the UKI, so that BIOS and UEFI boot with the same one.
@@ -255,31 +342,38 @@ func (p *prepared) cmdline() (layout.Cmdline, error) {
 
 // release describes the image as a release.
 func (p *prepared) release() layout.Release {
-	r := layout.Release{
-		// The reference is left out: every door to the same image makes the same medium.
-		Version: p.version(),
-		Config:  p.ConfigDigest,
-		Arch:    p.Config.Architecture,
-		Labels:  layout.ReleaseLabels(p.Config.Config.Labels),
+	if p.Made != nil {
+		r := *p.Made
+		r.Image, r.Manifest = "", "" // as below
+		return r
 	}
-	for _, b := range p.blobs {
-		r.Layers = append(r.Layers, b.Layer)
+	r := p.described()
+	// The reference and the manifest are left out: every door to the same image makes the same medium.
+	r.Image, r.Manifest = "", ""
+	if boot.ReadsRelease(p.root) < layout.ReleaseSchema {
+		return r.AsV1()
 	}
 	return r
 }
 
-// version is what the image says of itself: KAIROS_VERSION, as the node reads it.
+// described is the release in its newest format, whatever its /init reads.
+func (p *prepared) described() layout.Release {
+	var layers []layout.Layer
+	for _, b := range p.blobs {
+		layers = append(layers, b.Layer)
+	}
+	r := p.Release(layers)
+	r.Version, r.Image = p.version(), ""
+	r.Format = layout.Format{Compression: string(p.compression), Version: erofs.FormatVersion}
+	r.UKI = p.uki
+	return r
+}
+
+// version is what the image says of itself, as the node reads it.
 func (p *prepared) version() string {
-	b, err := fs.ReadFile(p.root, layout.ImageRelease)
-	if err != nil {
-		return layout.ImageVersion(p.Config.Config.Labels)
-	}
-	for line := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "KAIROS_VERSION="); ok {
-			return strings.Trim(v, `"'`)
-		}
-	}
-	return ""
+	b, _ := bounded.ReadFile(p.root, layout.ImageRelease, maxText) // there may be none
+	labels := p.Config.Config.Labels
+	return cmp.Or(layout.ReleaseVersion(labels, b), layout.ImageVersion(labels))
 }
 
 type countingReader struct {

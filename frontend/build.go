@@ -97,7 +97,9 @@ func currentImage(c client.Client) (llb.State, error) {
 		return llb.State{}, fmt.Errorf("kairos frontend: find its own image: %w", err)
 	}
 	if st == nil {
-		return llb.State{}, errors.New("kairos frontend: this BuildKit does not tell a frontend its own image: use BuildKit 0.11 or later")
+		return llb.State{}, errors.New(
+			"kairos frontend: this BuildKit does not tell a frontend its own image: use BuildKit 0.11 or later",
+		)
 	}
 	return *st, nil
 }
@@ -119,7 +121,11 @@ func (b *builder) addBootLayers(ctx context.Context, res *client.Result) error {
 		if len(platforms.Platforms) != 1 {
 			return fmt.Errorf("kairos frontend: one image for %d platforms", len(platforms.Platforms))
 		}
-		image := image{platform: platforms.Platforms[0], config: res.Metadata[exptypes.ExporterImageConfigKey], ref: res.Ref}
+		image := image{
+			platform: platforms.Platforms[0],
+			config:   res.Metadata[exptypes.ExporterImageConfigKey],
+			ref:      res.Ref,
+		}
 		if err := b.addBootLayer(ctx, &image); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -20,13 +21,16 @@ import (
 type Command func(ctx context.Context, args []string, log io.Writer) error
 
 // Run is the program in the frontend's image: without arguments the gateway frontend, with
-// boot-layer the step that it adds to the build, and the commands by their names.
+// boot-layer or release-layer a step that it adds to the build, and the commands by their names.
 func Run(ctx context.Context, args []string, out io.Writer, commands map[string]Command) error {
 	if len(args) == 0 {
 		return runGateway(ctx)
 	}
-	if args[0] == "boot-layer" {
-		return runBootLayer(args[1:], out)
+	switch args[0] {
+	case stepBootLayer:
+		return runLayer(args, out, bootlayer.Make)
+	case stepRelease:
+		return runLayer(args, out, bootlayer.MakeRelease)
 	}
 	run := commands[args[0]]
 	if run == nil {
@@ -64,9 +68,9 @@ func Main(ctx context.Context, args []string, errs io.Writer, commands map[strin
 	return 1
 }
 
-// runBootLayer adds the boot layer's files to the root file system in a folder.
-func runBootLayer(args []string, out io.Writer) error {
-	flags := flag.NewFlagSet("boot-layer", flag.ContinueOnError)
+// runLayer adds a layer's files to the root file system in a folder.
+func runLayer(args []string, out io.Writer, makeLayer func(fs.FS, bootlayer.Options) (*bootlayer.Layer, error)) error {
+	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	flags.SetOutput(out)
 	o := bootlayer.Options{Labels: map[string]string{}}
 	dir := flags.String("root", "", "folder with the image's root")
@@ -76,7 +80,7 @@ func runBootLayer(args []string, out io.Writer) error {
 		o.Labels[key] = value
 		return nil
 	})
-	if err := flags.Parse(args); err != nil {
+	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
 	// os.Root: no link in the image leads out of it.
@@ -85,10 +89,18 @@ func runBootLayer(args []string, out io.Writer) error {
 		return err
 	}
 	defer root.Close()
-	layer, err := bootlayer.Make(root.FS(), o)
+	layer, err := makeLayer(root.FS(), o)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "kernel %s, %d files\n", layer.Kernel, len(layer.Files))
+	if layer.Kernel != "" {
+		fmt.Fprintf(
+			out,
+			"kernel %s, %d files; the node agent is started by %s\n",
+			layer.Kernel,
+			len(layer.Files),
+			layer.Starter,
+		)
+	}
 	return layer.Write(root)
 }

@@ -25,7 +25,10 @@ func (f fake) BuildOpts() client.BuildOpts { return client.BuildOpts{Opts: f.opt
 
 // The step is a program of ours that runs on anybody's machine: it has nothing that it does not need.
 func TestStepHasNoNetworkAndNoPrivileges(t *testing.T) {
-	exec := stepOp(t, fake{}, map[string]string{layout.ImageLabelCmdline: "quiet splash", "org.example.other": "x"})
+	labels := map[string]string{
+		layout.ImageLabelCmdline: "quiet splash", layout.ImageLabelVersion: "v2", "org.example.other": "x",
+	}
+	exec := stepOp(t, fake{}, bootLayer, labels)
 	if exec.Network != pb.NetMode_NONE {
 		t.Errorf("network %v", exec.Network)
 	}
@@ -45,23 +48,51 @@ func TestStepHasNoNetworkAndNoPrivileges(t *testing.T) {
 	if want := []string{"/", "/rootfs"}; !slices.Equal(dests, want) {
 		t.Errorf("mounts %v, want %v", dests, want)
 	}
-	// A label that the step does not read must not make it run anew.
-	want := []string{Binary, "boot-layer", "--root", "/rootfs", "--arch", "arm64", "--label", layout.ImageLabelCmdline + "=quiet splash"}
+	// A label that the step does not read must not make it run again.
+	want := []string{
+		Binary,
+		"boot-layer",
+		"--root",
+		"/rootfs",
+		"--arch",
+		"arm64",
+		"--label",
+		layout.ImageLabelCmdline + "=quiet splash",
+	}
 	if !slices.Equal(exec.Meta.Args, want) {
+		t.Errorf("args %q, want %q", exec.Meta.Args, want)
+	}
+	// A version costs a layer of its own, and not the boot layer.
+	want = []string{
+		Binary,
+		"release-layer",
+		"--root",
+		"/rootfs",
+		"--arch",
+		"arm64",
+		"--label",
+		layout.ImageLabelVersion + "=v2",
+	}
+	if exec := stepOp(t, fake{}, release, labels); !slices.Equal(exec.Meta.Args, want) {
 		t.Errorf("args %q, want %q", exec.Meta.Args, want)
 	}
 }
 
 // stepOp returns the exec of the step for an arm64 image that is built on amd64.
-func stepOp(t *testing.T, c client.Client, labels map[string]string) *pb.ExecOp {
+func stepOp(t *testing.T, c client.Client, l layer, labels map[string]string) *pb.ExecOp {
 	t.Helper()
 	b := &builder{
 		client: c,
-		ui:     &dockerui.Client{Config: dockerui.Config{BuildPlatforms: []ocispec.Platform{{OS: "linux", Architecture: "amd64"}}}},
-		tool:   llb.Image("docker.io/library/kairos@sha256:" + string(slices.Repeat([]byte("0"), 64))),
+		ui: &dockerui.Client{
+			Config: dockerui.Config{BuildPlatforms: []ocispec.Platform{{OS: "linux", Architecture: "amd64"}}},
+		},
+		tool: llb.Image("docker.io/library/kairos@sha256:" + string(slices.Repeat([]byte("0"), 64))),
 	}
-	target := &image{platform: exptypes.Platform{ID: "linux/arm64", Platform: ocispec.Platform{OS: "linux", Architecture: "arm64"}}, several: true}
-	def, err := b.step(target, llb.Image("base"), labels).Marshal(t.Context())
+	target := &image{
+		platform: exptypes.Platform{ID: "linux/arm64", Platform: ocispec.Platform{OS: "linux", Architecture: "arm64"}},
+		several:  true,
+	}
+	def, err := b.step(target, llb.Image("base"), l, labels).Marshal(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,8 +114,12 @@ func stepOp(t *testing.T, c client.Client, labels map[string]string) *pb.ExecOp 
 
 func TestNoCacheReachesTheStep(t *testing.T) {
 	for opts, want := range map[string]bool{"": true, "base": false} {
-		b := &builder{client: fake{opts: map[string]string{"no-cache": opts}}, ui: &dockerui.Client{}, tool: llb.Scratch()}
-		def, err := b.step(&image{}, llb.Image("base"), nil).Marshal(t.Context())
+		b := &builder{
+			client: fake{opts: map[string]string{"no-cache": opts}},
+			ui:     &dockerui.Client{},
+			tool:   llb.Scratch(),
+		}
+		def, err := b.step(&image{}, llb.Image("base"), bootLayer, nil).Marshal(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +134,8 @@ func TestNoCacheReachesTheStep(t *testing.T) {
 }
 
 func TestHistoryIsAddedAndNothingElseChanges(t *testing.T) {
-	in := `{"architecture":"amd64","os":"linux","config":{"Labels":{"a":"b"},"Healthcheck":{"Test":["NONE"]},"Shell":["/bin/sh"]},
+	in := `{"architecture":"amd64","os":"linux","config":{"Labels":{"a":"b"},"Healthcheck":{"Test":["NONE"]},
+		"Shell":["/bin/sh"]},
 		"history":[{"created_by":"FROM"}],"rootfs":{"type":"layers","diff_ids":null},"org.example":{"x":1}}`
 	labels, out, err := addHistory([]byte(in))
 	if err != nil {
@@ -119,12 +155,35 @@ func TestHistoryIsAddedAndNothingElseChanges(t *testing.T) {
 			t.Errorf("%s: %s became %s", key, v, after[key])
 		}
 	}
-	if want := `[{"created_by":"FROM"},{"created_by":"kairos boot layer","comment":"kairos.frontend.v0"}]`; compact(t, after["history"]) != compact(t, json.RawMessage(want)) {
+	want := `[{"created_by":"FROM"},` +
+		`{"created_by":"kairos boot layer","comment":"kairos.frontend.v0"},` +
+		`{"created_by":"kairos release","comment":"kairos.frontend.v0"}]`
+	if compact(t, after["history"]) != compact(t, json.RawMessage(want)) {
 		t.Errorf("history %s, want %s", after["history"], want)
 	}
 	for _, bad := range []string{"", "[]", `{"history":1}`} {
 		if _, _, err := addHistory([]byte(bad)); err == nil {
 			t.Errorf("config %q accepted", bad)
+		}
+	}
+}
+
+func TestLabelIsAddedAndNothingElseChanges(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"config":{"Labels":{"a":"b"},"Env":["x"]},"x":1.0}`: "" +
+			`{"config":{"Env":["x"],"Labels":{"a":"b","k":"v"}},"x":1.0}`,
+		`{"config":{"Labels":{"k":"old"}}}`: `{"config":{"Labels":{"k":"v"}}}`,
+		`{"config":null}`:                   `{"config":{"Labels":{"k":"v"}}}`,
+		`{"config":{"Labels":null}}`:        `{"config":{"Labels":{"k":"v"}}}`,
+		`{}`:                                `{"config":{"Labels":{"k":"v"}}}`,
+	} {
+		if got, err := addLabel([]byte(in), "k", "v"); err != nil || string(got) != want {
+			t.Errorf("%s: %s, want %s, %v", in, got, want, err)
+		}
+	}
+	for _, bad := range []string{"[]", `{"config":1}`, `{"config":{"Labels":[]}}`} {
+		if _, err := addLabel([]byte(bad), "k", "v"); err == nil {
+			t.Errorf("%s accepted", bad)
 		}
 	}
 }

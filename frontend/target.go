@@ -23,7 +23,8 @@ import (
 //
 //	docker buildx build --target iso --output type=local,dest=. .
 //
-// gives os.iso and os.iso.sha256. The build argument KAIROS_SIZE is a disk's size. A Dockerfile's own stage of that name goes before.
+// gives os.iso and os.iso.sha256. The build argument KAIROS_SIZE is a disk's size. A Dockerfile's own stage of that
+// name goes before.
 var mediumTargets = []string{"iso", "raw", "qcow2"}
 
 // mediumTarget returns the medium that the build's target names, or "".
@@ -83,7 +84,13 @@ func (b *builder) toMedia(ctx context.Context, res *client.Result, format string
 		if !ok || ref == nil {
 			return errors.New("the image is empty")
 		}
-		files, err := b.medium(ctx, p, ref, exptypes.ParseKey(res.Metadata, exptypes.ExporterImageConfigKey, &p), format)
+		files, err := b.medium(
+			ctx,
+			p,
+			ref,
+			exptypes.ParseKey(res.Metadata, exptypes.ExporterImageConfigKey, &p),
+			format,
+		)
 		if err != nil {
 			return err
 		}
@@ -103,7 +110,13 @@ func (b *builder) toMedia(ctx context.Context, res *client.Result, format string
 }
 
 // medium returns a reference with the medium's file and its checksum.
-func (b *builder) medium(ctx context.Context, p exptypes.Platform, ref client.Reference, config []byte, format string) (client.Reference, error) {
+func (b *builder) medium(
+	ctx context.Context,
+	p exptypes.Platform,
+	ref client.Reference,
+	config []byte,
+	format string,
+) (client.Reference, error) {
 	root, err := ref.ToState()
 	if err != nil {
 		return nil, err
@@ -112,7 +125,18 @@ func (b *builder) medium(ctx context.Context, p exptypes.Platform, ref client.Re
 		return nil, errors.New("the image has no config")
 	}
 	opts := b.client.BuildOpts().Opts
-	args := []string{Binary, "medium", "--root", "/rootfs", "--config", "/config/config.json", "--out", "/out", "--format", format}
+	args := []string{
+		Binary,
+		"medium",
+		"--root",
+		"/rootfs",
+		"--config",
+		"/config/config.json",
+		"--out",
+		"/out",
+		"--format",
+		format,
+	}
 	if epoch := opts["build-arg:SOURCE_DATE_EPOCH"]; epoch != "" {
 		args = append(args, "--epoch", epoch)
 	}

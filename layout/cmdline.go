@@ -1,6 +1,9 @@
 package layout
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // Kernel command-line keys that Kairos reads.
 const (
@@ -21,8 +24,20 @@ const (
 	CmdlineDebug = "kairos.debug"
 	// CmdlineConfigURL names a cloud-config to fetch.
 	CmdlineConfigURL = "kairos.config_url"
+	// CmdlineConfigSHA256 is the digest of that cloud-config, 64 hex digits. An address with http:// takes one.
+	CmdlineConfigSHA256 = "kairos.config_sha256"
+	// CmdlineInstall asks a live medium for an installation: InstallAsk or InstallAuto.
+	CmdlineInstall = "kairos.install"
+	// CmdlineCheck asks a live medium to read all its layers, and to say which is damaged.
+	CmdlineCheck = "kairos.check"
 	// CmdlineReset asks the recovery system for an unattended reset.
 	CmdlineReset = "kairos.reset"
+)
+
+// Values of CmdlineInstall.
+const (
+	InstallAsk  = "ask"  // a person at the console, who confirms
+	InstallAuto = "auto" // at once, as with install.auto in the config
 )
 
 // Cmdline is a kernel command line, split into its words.
@@ -76,3 +91,45 @@ func (c Cmdline) Get(key string) (value string, ok bool) {
 
 // String joins the words.
 func (c Cmdline) String() string { return strings.Join(c, " ") }
+
+// maxCmdline is the length in bytes of an image's command line: what the kernel takes (2047 on amd64 and
+// arm64), less what a boot loader adds.
+const maxCmdline = 1900
+
+// Portable returns the command line whose words arrive as they are under each boot loader, or says
+// which word cannot. GRUB puts a backslash before quotes and backslashes, and takes a word with
+// spaces apart; quotes that the kernel would take off are taken off here.
+func (c Cmdline) Portable() (Cmdline, error) {
+	var words Cmdline
+	for _, w := range c {
+		key, value, hasValue := strings.Cut(w, "=")
+		switch {
+		case enclosed(w):
+			w = w[1 : len(w)-1]
+		case hasValue && enclosed(value) && !strings.Contains(key, `"`):
+			w = key + "=" + value[1:len(value)-1]
+		}
+		if i := strings.IndexFunc(w,
+			func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`"'\\`, r) }); i >= 0 ||
+			w == "" {
+			return nil, fmt.Errorf(
+				"kernel command line: the word %q has a space, a quote, a backslash or a character outside of ASCII, "+
+					"which not every boot loader hands on: leave it out",
+				w,
+			)
+		}
+		words = append(words, w)
+	}
+	if n := len(words.String()); n > maxCmdline {
+		return nil, fmt.Errorf(
+			"kernel command line: it has %d characters, and the kernel takes %d: shorten it",
+			n,
+			maxCmdline,
+		)
+	}
+	return words, nil
+}
+
+func enclosed(s string) bool {
+	return len(s) >= 2 && s[0] == '"' && s[len(s)-1] == '"'
+}

@@ -1,6 +1,7 @@
 package layout
 
 import (
+	"encoding/hex"
 	"fmt"
 	"strings"
 )
@@ -23,8 +24,14 @@ func ParseDigest(s string) (Digest, error) {
 	return Digest(s), nil
 }
 
+// SHA256 returns the digest that crypto/sha256 has computed.
+func SHA256(sum [32]byte) Digest { return Digest(sha256Prefix + hex.EncodeToString(sum[:])) }
+
 // Hex returns the digest's 64 hex digits.
 func (d Digest) Hex() string { return strings.TrimPrefix(string(d), sha256Prefix) }
+
+// Short returns the digest's first 12 hex digits, for people; all of a digest that has fewer.
+func (d Digest) Short() string { return d.Hex()[:min(len(d.Hex()), IDLength)] }
 
 func (d Digest) String() string { return string(d) }
 

@@ -10,13 +10,15 @@ import (
 const (
 	// UKIDir holds the boot entries, as Boot Loader Specification Type #2.
 	UKIDir = "EFI/Linux"
-	// Tries is the number of boots that a new release is given to prove healthy.
-	Tries = 3
+	// Tries is the number of boots that a release on trial is given to prove healthy, BlessedTries the number that a
+	// blessed one has from one healthy boot to the next. The sum of an entry's counter tells the two apart.
+	Tries        = 3
+	BlessedTries = 9
 	// RecoverySeq is the sequence number of the recovery system: it sorts last.
 	RecoverySeq = 0
 	// UKIReadme is a file in UKIDir that says what is there. It keeps power cuts from tearing names: FAT keeps a
-	// name in slots of 32 bytes, 16 to a sector, and gives a new name the first slots that are free. A folder
-	// begins with two slots of its own, this name takes two, each entry's takes four. So
+	// name in dirents of 32 bytes, 16 to a sector, and gives a new name the first dirents that are free. A folder
+	// begins with two dirents of its own, this name takes two, each entry's takes four. So
 	// an entry lies in one sector, and comes and goes as a whole.
 	UKIReadme     = UKIDir + "/README.txt"
 	UKIReadmeText = `Each file here is a release of the operating system that this machine can boot:
@@ -30,12 +32,13 @@ tries, kairos-apply does the rest: see "kairos-apply status". Please keep this f
 
 // Entry is the name of a UKI on the ESP:
 //
-//	kairos-<seq>-<id>+<left>-<done>.efi   while it is being tried
-//	kairos-<seq>-<id>.efi                 blessed
+//	kairos-<seq>-<id>+<left>-<done>.efi   left and done add up to 3: on trial; to 9: blessed
+//	kairos-<seq>-<id>.efi                 not counted: the recovery system, or blessed by a version before 9 tries
 //
 // seq has eight digits, so that names sort by it; left and done have one, so that the
 // loader's rename from one try to the next keeps the name's length, which makes it a
-// change within one directory sector on FAT, see [UKIReadme]. The counter is the Boot Loader
+// change within one directory sector on FAT, see [UKIReadme]. (Only where a person starts an entry without tries left
+// again and again, done becomes 10 and more.) The counter is the Boot Loader
 // Specification's "boot counting"; systemd-boot lists the highest seq first, and
 // entries with no tries left after all others.
 type Entry struct {
@@ -43,8 +46,19 @@ type Entry struct {
 	ID      string // release
 	Counted bool   // whether the name has a try counter
 	Left    uint8  // tries left, 0 to 9
-	Done    uint8  // tries used, 0 to 9
+	Done    uint8  // tries used, 0 to 99
 }
+
+// OnTrial is the entry of a release that has to prove healthy.
+func OnTrial(seq uint32, id string) Entry { return Entry{Seq: seq, ID: id, Counted: true, Left: Tries} }
+
+// Blessed is the entry of a release that is healthy.
+func Blessed(seq uint32, id string) Entry {
+	return Entry{Seq: seq, ID: id, Counted: true, Left: BlessedTries}
+}
+
+// Blessed says whether the release was healthy once under this entry.
+func (e Entry) Blessed() bool { return !e.Counted || e.Left+e.Done == BlessedTries }
 
 const (
 	entryPrefix = "kairos-"
@@ -90,10 +104,13 @@ func ParseEntry(name string) (Entry, error) {
 	}
 	e.Seq, e.ID = uint32(n), id
 	if counted {
-		if len(counter) != 3 || counter[1] != '-' || !isDigits(counter[:1]) || !isDigits(counter[2:]) {
+		left, done, ok := strings.Cut(counter, "-")
+		if !ok || len(left) != 1 || !isDigits(left) || !isDigits(done) || len(done) > 2 ||
+			len(done) == 2 && done[0] == '0' {
 			return bad()
 		}
-		e.Counted, e.Left, e.Done = true, counter[0]-'0', counter[2]-'0'
+		n, _ := strconv.Atoi(done) // one or two digits
+		e.Counted, e.Left, e.Done = true, left[0]-'0', uint8(n)
 	}
 	return e, nil
 }

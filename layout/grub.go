@@ -3,7 +3,6 @@ package layout
 import (
 	"bytes"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -25,20 +24,26 @@ const GrubSlots = 3
 //
 //	id1=8f1c0a6bd4f3     release
 //	seq1=00000007        its sequence number
-//	left1=2              tries left; absent: blessed
+//	left1=2              tries left; absent: blessed by a version that did not count those
+//	of1=9                tries that it was given; absent: 3, on trial
 //	…                    the same for 2 and 3
 //	recovery=8f1c0a6bd4f3
-//	next=2               one-shot choice: 1, 2, 3 or recovery; GRUB removes it
+//	next=2               a person's choice for one start: 1, 2, 3, recovery or reset; GRUB removes it
+//	stuck=4              how often the recovery system was started in a row, 0 to 6; GRUB counts
 //
 // The file is one sector of 512 bytes, so that writing it is one operation of the disk.
 type GrubState struct {
 	Entries  []Entry // at most GrubSlots, the highest seq first
 	Recovery string  // release id, or ""
-	Next     string  // "1" to "3", "recovery" or ""
+	Next     string  // "1" to "3", "recovery", "reset" or ""
+	Stuck    int     // starts of the recovery system in a row, 0 to grubStuck
 }
 
-// GrubEnvSize is the size of grubenv in bytes.
-const GrubEnvSize = 512
+// grubStuck is the largest number of starts of the recovery system that GRUB counts.
+const grubStuck = 6
+
+// grubEnvSize is the size of grubenv in bytes.
+const grubEnvSize = 512
 
 const grubSignature = "# GRUB Environment Block\n"
 
@@ -69,19 +74,34 @@ func ParseGrubEnv(b []byte) (GrubState, error) {
 		}
 		e.Seq = uint32(seq)
 		if left, ok := vars["left"+n]; ok && left != "" {
-			if len(left) != 1 || !isDigits(left) || left[0]-'0' > Tries {
+			var given uint8
+			switch of := vars["of"+n]; of {
+			case "":
+				given = Tries
+			case strconv.Itoa(BlessedTries):
+				given = BlessedTries
+			default:
+				return GrubState{}, fmt.Errorf("grubenv: entry %s: given %q tries", n, of)
+			}
+			if len(left) != 1 || !isDigits(left) || left[0]-'0' > given {
 				return GrubState{}, fmt.Errorf("grubenv: entry %s: tries left %q", n, left)
 			}
 			e.Counted, e.Left = true, left[0]-'0'
-			e.Done = Tries - e.Left
+			e.Done = given - e.Left
 		}
 		s.Entries = append(s.Entries, e)
 	}
 	if s.Recovery = vars["recovery"]; s.Recovery != "" && !ValidID(s.Recovery) {
 		return GrubState{}, fmt.Errorf("grubenv: recovery %q", s.Recovery)
 	}
+	if stuck := vars["stuck"]; stuck != "" {
+		if len(stuck) != 1 || !isDigits(stuck) || stuck[0]-'0' > grubStuck {
+			return GrubState{}, fmt.Errorf("grubenv: stuck %q", stuck)
+		}
+		s.Stuck = int(stuck[0] - '0')
+	}
 	switch s.Next = vars["next"]; s.Next {
-	case "", "1", "2", "3", "recovery":
+	case "", "1", "2", "3", "recovery", "reset":
 	default:
 		return GrubState{}, fmt.Errorf("grubenv: next %q", s.Next)
 	}
@@ -96,12 +116,19 @@ func (s GrubState) Marshal() ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteString(grubSignature)
 	for i, e := range s.Entries {
-		if !ValidID(e.ID) || e.Counted && e.Left > Tries {
+		given := uint8(Tries)
+		if e.Counted && e.Blessed() {
+			given = BlessedTries
+		}
+		if !ValidID(e.ID) || e.Counted && e.Left > given {
 			return nil, fmt.Errorf("grubenv: entry %+v", e)
 		}
 		fmt.Fprintf(&b, "id%d=%s\nseq%d=%0*d\n", i+1, e.ID, i+1, seqDigits, e.Seq)
 		if e.Counted {
 			fmt.Fprintf(&b, "left%d=%d\n", i+1, e.Left)
+			if given != Tries {
+				fmt.Fprintf(&b, "of%d=%d\n", i+1, given)
+			}
 		}
 	}
 	if s.Recovery != "" {
@@ -110,84 +137,15 @@ func (s GrubState) Marshal() ([]byte, error) {
 	if s.Next != "" {
 		fmt.Fprintf(&b, "next=%s\n", s.Next)
 	}
-	if b.Len() > GrubEnvSize {
-		return nil, fmt.Errorf("grubenv: %d bytes, more than %d", b.Len(), GrubEnvSize)
+	if s.Stuck < 0 || s.Stuck > grubStuck {
+		return nil, fmt.Errorf("grubenv: stuck %d", s.Stuck)
 	}
-	b.WriteString(strings.Repeat("#", GrubEnvSize-b.Len()))
+	if s.Stuck > 0 {
+		fmt.Fprintf(&b, "stuck=%d\n", s.Stuck)
+	}
+	if b.Len() > grubEnvSize {
+		return nil, fmt.Errorf("grubenv: %d bytes, more than %d", b.Len(), grubEnvSize)
+	}
+	b.WriteString(strings.Repeat("#", grubEnvSize-b.Len()))
 	return b.Bytes(), nil
-}
-
-// GrubEntry returns the bytes of a release's entry.cfg: its kernel command line, without
-// the words that GRUB adds (kairos.release, kairos.esp, kairos.tries, kairos.role).
-func GrubEntry(cmdline string) []byte {
-	return []byte("set kairos_cmdline='" + strings.ReplaceAll(strings.TrimSpace(cmdline), "'", `'"'"'`) + "'\n")
-}
-
-// GrubDiskConfig returns grub.cfg of an installed disk. It never changes: what boots is in
-// grubenv. GRUB counts as systemd-boot does: a release with tries left is given one less
-// before it is booted, and one with none is passed over. A release whose files cannot be
-// loaded is passed over as well.
-func GrubDiskConfig() []byte {
-	var b strings.Builder
-	b.WriteString(`# Kairos. Do not change: which release boots is in grubenv, see kairos-apply status.
-serial --unit=0 --speed=115200
-terminal_input console serial
-terminal_output console serial
-set timeout=1
-load_env
-probe --set=kairos_esp --part-uuid $root
-
-function kairos_boot {
-	source /kairos/$kairos_id/entry.cfg
-	echo "Kairos: starting release $kairos_id"
-	if linux /kairos/$kairos_id/vmlinuz $kairos_cmdline kairos.release=$kairos_id kairos.esp=$kairos_esp $kairos_words; then
-		if initrd /kairos/$kairos_id/initrd; then
-			boot
-		fi
-	fi
-	echo "Kairos: release $kairos_id cannot be loaded"
-	sleep 3
-}
-
-set default=recovery
-`)
-	// The lowest first, so that the highest wins.
-	for _, i := range slices.Backward([]int{1, 2, 3}) {
-		fmt.Fprintf(&b, "if [ -n \"$id%[1]d\" -a \"$left%[1]d\" != \"0\" ]; then set default=entry%[1]d; fi\n", i)
-	}
-	b.WriteString(`if [ -n "$next" ]; then
-	if [ "$next" = "recovery" ]; then set default=recovery; else set default=entry$next; fi
-	set next=
-	save_env next
-fi
-`)
-	for i := 1; i <= GrubSlots; i++ {
-		fmt.Fprintf(&b, `
-if [ -n "$id%[1]d" ]; then
-menuentry "Kairos $id%[1]d" --id entry%[1]d {
-	set kairos_id=$id%[1]d
-	set kairos_words=
-	if [ "$left%[1]d" = "3" ]; then set left%[1]d=2; set kairos_words=kairos.tries=2
-	elif [ "$left%[1]d" = "2" ]; then set left%[1]d=1; set kairos_words=kairos.tries=1
-	elif [ "$left%[1]d" = "1" ]; then set left%[1]d=0; set kairos_words=kairos.tries=0
-	fi
-	if [ -n "$kairos_words" ]; then save_env left%[1]d; fi
-	kairos_boot
-	if [ -z "$kairos_words" ]; then set left%[1]d=0; save_env left%[1]d; fi
-	reboot
-}
-fi
-`, i)
-	}
-	b.WriteString(`
-if [ -n "$recovery" ]; then
-menuentry "Kairos recovery $recovery" --id recovery {
-	set kairos_id=$recovery
-	set kairos_words=kairos.role=recovery
-	kairos_boot
-	reboot
-}
-fi
-`)
-	return []byte(b.String())
 }

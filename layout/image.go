@@ -15,13 +15,17 @@ const (
 	// end the boot.
 	ImageApply = "usr/bin/kairos-apply"
 
-	// ImageBootDir holds what it takes to make the boot files anew for another kernel:
+	// ImageAgent is a link to ImageApply: the same program with the commands of the Kairos project's agent.
+	ImageAgent = "usr/bin/kairos-agent"
+
+	// ImageBootDir holds what it takes to regenerate the boot files for another kernel:
 	// /init, the systemd stub, the boot loaders.
 	ImageBootDir      = "usr/lib/kairos/boot"
 	ImageInit         = ImageBootDir + "/init"
 	ImageStub         = ImageBootDir + "/stub.efi"
 	ImageSystemdBoot  = ImageBootDir + "/systemd-boot.efi"
-	ImageGrubDir      = ImageBootDir + "/grub" // boot.img, core.img, boot_hybrid.img, eltorito.img; amd64 only
+	ImageGrubDir      = ImageBootDir + "/grub"   // boot.img, core.img, boot_hybrid.img, eltorito.img; amd64 only
+	ImageE2fsck       = ImageBootDir + "/e2fsck" // static: the checker of ext4, where the image has none
 	ImageBootManifest = ImageBootDir + "/manifest.json"
 
 	// ImageHealthDir and HealthDir hold health checks, the image's and the node's.
@@ -37,8 +41,16 @@ const (
 	ImageLabelVersion = "io.kairos.version"
 	// ImageLabelModules names kernel modules to add to the initrd, separated by spaces or commas.
 	ImageLabelModules = "io.kairos.modules"
+	// ImageLabelKernel chooses one of several kernels: its version, a pattern for it such as *-rt-*,
+	// or its absolute path.
+	ImageLabelKernel = "io.kairos.kernel"
 	// ImageLabelCompression chooses the layers' compression: zstd, lz4 or none.
 	ImageLabelCompression = "io.kairos.compression"
+	// ImageLabelFormat is the format of the layers' blobs that fits the image's kernel, a [Format].
+	// The frontend writes it, so that whoever converts a layer knows it before having the kernel.
+	ImageLabelFormat = "io.kairos.format"
+	// ImageLabelEpoch is the image's index against rollback, a number: see [ImageEpoch].
+	ImageLabelEpoch = "io.kairos.epoch"
 )
 
 // ImageVersion returns the version that an image's labels give it, "v0.0.0" where there is none.
@@ -50,3 +62,13 @@ func ImageVersion(labels map[string]string) string {
 	}
 	return "v0.0.0"
 }
+
+// What a published release is in a registry: see docs/release-format.md.
+const (
+	// ReleaseType is the artifactType of a release's manifest, and the media type of its record, release.json.
+	ReleaseType = "application/vnd.kairos.release.v2+json"
+	// ReleaseBlobType is the media type of a layer's blob: EROFS image, dm-verity superblock and tree.
+	ReleaseBlobType = "application/vnd.kairos.layer.v1.erofs"
+	// SignaturesType is the media type of a release's signatures, which package trust reads.
+	SignaturesType = "application/vnd.kairos.signatures.v1+json"
+)

@@ -1,9 +1,11 @@
 package layout
 
 // LoaderConfig is systemd-boot's configuration on the ESP, and LoaderConfigText its content. It
-// names no default entry: that would take the choice away from the try counters. A release
-// whose UKI does not load costs a try like any other failure, so the machine restarts.
+// names no default entry: that would take the choice away from the try counters. An entry that does not load costs
+// a try like any other failure, and the machine restarts, as long as it has tries left ("auto"). Only the recovery
+// system is not counted: where that does not load, there is nothing else, and systemd-boot says so and goes back to
+// the firmware.
 const (
 	LoaderConfig     = "loader/loader.conf"
-	LoaderConfigText = "timeout 1\nconsole-mode keep\neditor no\nreboot-on-error yes\n"
+	LoaderConfigText = "timeout 1\nconsole-mode keep\neditor no\nreboot-on-error auto\n"
 )

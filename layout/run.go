@@ -12,16 +12,45 @@ const (
 	RunDir = "run/kairos"
 	// RunBoot is a JSON file: what was booted, see [Boot].
 	RunBoot = RunDir + "/boot.json"
+	// RunPrivate is a folder that only root enters: what is mounted below it holds a node's config, and programs that
+	// a higher layer has removed.
+	RunPrivate = RunDir + "/private"
 	// RunStoreMount is where the file system with the booted store is mounted: STATE,
 	// RECOVERY, or the live medium (whose store is in LiveRoot). It is read-only; the node
 	// agent mounts it for itself when it has to write.
-	RunStoreMount = RunDir + "/store"
-	// RunBlessed is an empty file that `kairos-apply bless` makes. The guard that /init
-	// leaves behind restarts the machine when it is missing after [Boot].Deadline seconds.
+	RunStoreMount = RunPrivate + "/store"
+	// RunStoreLink is a link to RunStoreMount, for what root sets up by hand, such as containerd's layer content
+	// cache.
+	RunStoreLink = RunDir + "/store"
+	// RunKnown is what the last command saw on the partition that is not mounted otherwise: JSON, by release.
+	RunKnown = RunDir + "/known.json"
+	// RunHealthy is an empty file that `kairos-apply bless` makes when the health checks have passed. The guard that
+	// /init leaves behind restarts the machine when it is missing after [Boot].Deadline seconds. RunBlessed follows
+	// when the boot loader knows, which waits for whatever else is at work on the machine.
+	RunHealthy = RunDir + "/healthy"
 	RunBlessed = RunDir + "/blessed"
 	// RunUnhealthy is an empty file that `kairos-apply bless` makes when it has written why the
 	// release fails (see FailureDir), before it restarts the machine. The guard then writes nothing.
 	RunUnhealthy = RunDir + "/unhealthy"
+	// RunSystemdTrial is what /init has systemd do on trial, see systemd-system.conf(5). A drop-in of the image's or
+	// of the node's comes later, and counts.
+	RunSystemdTrial = "run/systemd/system.conf.d/00-kairos-trial.conf"
+
+	// RunDatasource is a folder that only root enters: the configs of the volumes that were attached to a live system.
+	RunDatasource = RunDir + "/datasource"
+	// RunCmd is a script: runcmd of the cloud-config, for a unit to run when the system is up.
+	RunCmd = RunDir + "/runcmd"
+	// RunStages has an empty file for each stage that the node's configs have steps for: its unit runs then.
+	RunStages = RunDir + "/stages"
+	// RunMetadata is an empty file: the node has no config, and asks its cloud's metadata service when the network is
+	// up.
+	RunMetadata = RunDir + "/metadata"
+	// RunKeys is a JSON file: the public keys to fetch when the network is up, as a list of names such as github:NAME
+	// for each user.
+	RunKeys = RunDir + "/keys.json"
+	// RunSentinels has one empty file that says what was booted, as the Kairos project's stages ask for it: live_mode,
+	// recovery_mode, active_mode or passive_mode.
+	RunSentinels = "run/cos"
 
 	// FailureDir holds, in a store, one text file for each release that failed: its name is
 	// <id>.txt, its first line says why, and the last lines of the console follow. Whoever
@@ -49,6 +78,15 @@ const (
 	RoleLive     = "live"     // from a live medium
 )
 
+// Firmware, see [Boot].
+const (
+	FirmwareUEFI = "uefi"
+	FirmwareBIOS = "bios"
+)
+
+// PersistentInMemory is where what is persistent is while the partition cannot be used, see [Boot].
+const PersistentInMemory = "memory"
+
 // Boot says what was booted.
 type Boot struct {
 	Release  string `json:"release"`            // id
@@ -62,6 +100,11 @@ type Boot struct {
 	Devices map[string]string `json:"devices,omitempty"`
 	// Medium is the device of the live medium, such as /dev/sr0.
 	Medium string `json:"medium,omitempty"`
+	// Persistent is PersistentInMemory where PERSISTENT cannot be used, else empty.
+	Persistent string `json:"persistent,omitempty"`
+	// Problems are what /init could not do as the node's policy has it, in words for a person: such as a persistent
+	// path that is not kept.
+	Problems []string `json:"problems,omitempty"`
 }
 
 // ParseBoot reads RunBoot.

@@ -17,6 +17,8 @@ const (
 	// LiveCloudConfig is the cloud-config embedded in a live medium, relative to the
 	// medium's root.
 	LiveCloudConfig = "kairos/config.yaml"
+	// LiveGrubConfig is GRUB's configuration on a live medium, relative to the medium's root.
+	LiveGrubConfig = "boot/grub/grub.cfg"
 )
 
 // BlobPath returns the path of a layer's blob, relative to the store.
@@ -30,6 +32,10 @@ func SidecarPath(diffID Digest) string { return BlobPath(diffID) + ".dmverity" }
 
 // ReleasePath returns the path of a release's release.json, relative to the store.
 func ReleasePath(id string) string { return path.Join(ReleasesDir, id, ReleaseFile) }
+
+// ReleaseOriginPath returns the path of the file that says where a release's image was taken from, relative to the
+// store: one line. See [MarshalOrigin].
+func ReleaseOriginPath(id string) string { return path.Join(ReleasesDir, id, "image") }
 
 // Sidecar is the content of a blob's .dmverity file, in the format of containerd's
 // EROFS snapshotter: the root hash in hex, and the offset in bytes of the dm-verity

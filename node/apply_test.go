@@ -1,11 +1,13 @@
 package node
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/kairos-buildkit/kairos/config"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -14,7 +16,8 @@ func fakeRoot(t *testing.T, role string, config string) string {
 	t.Helper()
 	root := t.TempDir()
 	files := map[string]string{
-		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\n", "etc/group": "root:x:0:\nsudo:x:27:\n", "etc/shadow": "root:*:19000:0:99999:7:::\n",
+		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\n", "etc/group": "root:x:0:\nsudo:x:27:\n",
+		"etc/shadow":   "root:*:19000:0:99999:7:::\n",
 		layout.RunBoot: string(layout.Boot{Role: role, Release: idA, Firmware: "uefi"}.Marshal()),
 	}
 	if role == layout.RoleLive {
@@ -35,52 +38,28 @@ func fakeRoot(t *testing.T, role string, config string) string {
 	return root
 }
 
-const testConfig = `#cloud-config
-hostname: n1
-users:
-  - default
-  - name: ops
-    gecos: Operator
-    groups: sudo, wheel
-    passwd: $6$x$y
-    shell: /bin/bash
-    sudo: ALL=(ALL) NOPASSWD:ALL
-    ssh_authorized_keys: [key-1]
-  - name: "bad:name"
-ssh_authorized_keys: [key-2]
-write_files:
-  - {path: /etc/a/b, content: aGVsbG8=, encoding: b64, permissions: "0600"}
-  - {path: /etc/a/b, content: " world", append: true}
-runcmd:
-  - echo one
-  - [echo, "it's", two]
-install: {auto: true, device: auto}
-`
-
-func TestConfigTakesEffectWithoutCloudInit(t *testing.T) {
-	root := fakeRoot(t, layout.RoleSystem, testConfig)
-	err := ApplyConfig(root)
-	if err == nil || !strings.Contains(err.Error(), "bad:name") {
-		t.Errorf("the bad name: %v", err)
-	}
-	// Twice is once: /etc may be the same at the next boot.
-	ApplyConfig(root)
-	for name, want := range map[string]string{
-		"etc/hostname":                  "n1\n",
-		"etc/passwd":                    "root:x:0:0:root:/root:/bin/sh\nops:x:1000:1000:Operator:/home/ops:/bin/bash\n",
-		"etc/group":                     "root:x:0:\nsudo:x:27:ops\nops:x:1000:\nwheel:x:1001:ops\n",
-		"etc/shadow":                    "root:*:19000:0:99999:7:::\nops:$6$x$y:19000:0:99999:7:::\n",
-		"home/ops/.ssh/authorized_keys": "key-1\nkey-2\n",
-		"etc/sudoers.d/90-kairos-ops":   "ops ALL=(ALL) NOPASSWD:ALL\n",
-		"run/kairos/runcmd":             "echo one\n'echo' 'it'\"'\"'s' 'two'\n",
+// What a config does is tested in package provision; here, that a node reads it, and shows what is wrong with it.
+func TestConfigTakesEffect(t *testing.T) {
+	root := fakeRoot(t, layout.RoleSystem, "hostname: n1\nunknown_key: 1\n")
+	for name, text := range map[string]string{
+		layout.ImageConfigDir + "/10.yaml":      "hostname: images\nwrite_files: [{path: /etc/a, content: image}]\n",
+		layout.PersistentConfigDir + "/20.yaml": "write_files: [{path: /etc/b, content: node}]\n",
 	} {
-		b, err := os.ReadFile(filepath.Join(root, name))
-		if err != nil || string(b) != want {
-			t.Errorf("%s is %q, want %q (%v)", name, b, want, err)
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
 		}
 	}
-	if info, err := os.Stat(filepath.Join(root, "home/ops")); err != nil || info.Mode().Perm() != 0o700 {
-		t.Errorf("home: %v, %v", info, err)
+	if err := ApplyConfig(root); err == nil || !strings.Contains(err.Error(), "90_custom.yaml:2: unknown_key") {
+		t.Errorf("the unknown key: %v", err)
+	}
+	for name, want := range map[string]string{"etc/hostname": "n1\n", "etc/a": "image", "etc/b": "node"} {
+		if b, err := os.ReadFile(filepath.Join(root, name)); err != nil || string(b) != want {
+			t.Errorf("%s is %q, want %q (%v)", name, b, want, err)
+		}
 	}
 	id, err := os.ReadFile(filepath.Join(root, "etc/machine-id"))
 	if err != nil || len(strings.TrimSpace(string(id))) != 32 {
@@ -92,50 +71,59 @@ func TestConfigTakesEffectWithoutCloudInit(t *testing.T) {
 	if again, err := os.ReadFile(filepath.Join(root, "etc/machine-id")); err != nil || string(again) != string(id) {
 		t.Errorf("machine-id %q, was %q (%v)", again, id, err)
 	}
-}
-
-func TestConfigGoesToCloudInitWhereThereIsOne(t *testing.T) {
-	root := fakeRoot(t, layout.RoleLive, testConfig)
-	if err := os.MkdirAll(filepath.Join(root, "usr/bin"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(root, "usr/bin/cloud-init"), nil, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := ApplyConfig(root); err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(filepath.Join(root, "var/lib/cloud/seed/nocloud/user-data"))
-	if err != nil || !strings.HasPrefix(string(b), "#cloud-config\n") || !strings.Contains(string(b), "hostname: n1") || strings.Contains(string(b), "install:") {
-		t.Errorf("user-data %q, %v", b, err)
-	}
-	if _, err := os.Stat(filepath.Join(root, "etc/hostname")); err == nil {
-		t.Error("applied beside cloud-init")
+	m := &Machine{Root: root, Boot: layout.Boot{Role: layout.RoleSystem}}
+	if p := m.statusProblems(); len(p) != 1 || p[0].Path != "unknown_key" || p[0].Where != "90_custom.yaml:2" {
+		t.Errorf("status has %+v", p)
 	}
 }
 
-func TestParseConfig(t *testing.T) {
-	c, err := ParseConfig([]byte("a: 1\nl: [x]\ninstall: {device: auto}"), []byte("a: 2\nl: [y]\ninstall: {auto: true, partitions: {oem: {size: 128}}, grub_options: {extra_cmdline: quiet}}"))
-	if err != nil {
-		t.Fatal(err)
+// A stage that fails makes a release unhealthy where the config says so.
+func TestStrictStages(t *testing.T) {
+	for text, want := range map[string]bool{
+		"stages: {initramfs: [{commands: ['exit 3']}]}\n":               false,
+		"strict: true\nstages: {initramfs: [{commands: ['exit 3']}]}\n": true,
+		"strict: true\nstages: {boot: [{commands: ['exit 3']}]}\n":      true,
+		"strict: true\nstages: {boot: [{commands: ['exit 0']}]}\n":      false,
+		"strict: true\nunknown_key: 1\n":                                false,
+	} {
+		root := fakeRoot(t, layout.RoleSystem, text)
+		_ = ApplyConfig(root)
+		_ = RunStage(t.Context(), root, "boot")
+		if why := failedStage(root, layout.Boot{Role: layout.RoleSystem}); (why != "") != want {
+			t.Errorf("%q: %q", text, why)
+		}
 	}
-	if !c.Install.Auto || c.Install.Device != "auto" || c.Install.Partitions["oem"].Size != 128 || c.All["a"] != 2 || len(c.All["l"].([]any)) != 2 {
-		t.Errorf("%+v", c)
-	}
-	r := withCmdline(layout.Release{Labels: map[string]string{layout.ImageLabelCmdline: "x=1"}}, c)
+}
+
+func TestCheckInstall(t *testing.T) {
+	c := config.Merge(config.Parse("a", []byte("install: {grub_options: {extra_cmdline: quiet}}")))
+	r := withCmdline(layout.Release{Labels: map[string]string{layout.ImageLabelCmdline: "x=1"}}, c.Install())
 	if r.Labels[layout.ImageLabelCmdline] != "x=1 quiet" {
 		t.Errorf("labels %v", r.Labels)
 	}
-	if _, err := ParseConfig(nil, []byte("")); err != nil {
-		t.Errorf("empty: %v", err)
-	}
-	for _, bad := range []string{
-		"a: [", "- list", "install: {reboot: true, poweroff: true}", "install: {unknown: 1}", "install: {partitions: {data: {size: 1}}}",
-		"install: {partitions: {bios: {size: 1}}}", "install: {extra-partitions: [{name: state, size: 1}]}", "install: {extra-partitions: [{name: x, size: 1, fs: btrfs}]}",
-		"install: {bind_mounts: [relative]}", "install: {source: 'dir:'}", "install: {grub_options: {default: x}}",
+	for text, ok := range map[string]bool{
+		"": true, "install: {auto: true}": true, "install: {source: 'oci:registry.example/os:v1'}": true,
+		"a: [": false, "install: {unknown: 1}": false, "install: {source: 'dir:'}": false,
+		"install: {recovery-system: {source: 'dir:'}}": false,
 	} {
-		if _, err := ParseConfig([]byte(bad)); err == nil {
-			t.Errorf("%q accepted", bad)
+		err := checkInstall(config.Merge(config.Parse("a", []byte(text))))
+		var refused *RefusedError
+		if ok && err != nil || !ok && !errors.As(err, &refused) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestScriptDevice(t *testing.T) {
+	for device, want := range map[string]string{
+		"": "", "auto": "auto", "/dev/sda": "/dev/sda", "script:///bin/echo /dev/vda": "/dev/vda",
+		"script:///usr/bin/printenv DISK": "/dev/vdb",
+		"script:///bin/echo":              "!", "script:///bin/false": "!", "script:///bin/echo /dev/a /dev/b": "!",
+		"script://": "!", "script:///bin/echo sda": "!",
+	} {
+		got, err := scriptDevice(t.Context(), device, map[string]string{"DISK": "/dev/vdb"})
+		if want == "!" && err == nil || want != "!" && (err != nil || got != want) {
+			t.Errorf("%q: %q, %v", device, got, err)
 		}
 	}
 }
@@ -144,12 +132,24 @@ func TestHealth(t *testing.T) {
 	for name, c := range map[string]struct {
 		checks map[string]string // path: script
 		says   string            // "" is healthy
+		// deadline in seconds; 0: long enough. The one of a check that hangs is over soon.
+		deadline int
 	}{
-		"none":           {},
-		"all pass":       {checks: map[string]string{layout.ImageHealthDir + "/10-a": "exit 0", layout.HealthDir + "/20-b": "exit 0"}},
-		"one fails":      {checks: map[string]string{layout.ImageHealthDir + "/10-a": "exit 0", layout.HealthDir + "/20-b": "echo no disk; exit 3"}, says: "health check 20-b: exit status 3"},
-		"the node's own": {checks: map[string]string{layout.ImageHealthDir + "/10-a": "exit 1", layout.HealthDir + "/10-a": "exit 0"}},
-		"one hangs":      {checks: map[string]string{layout.ImageHealthDir + "/10-a": "sleep 60 & sleep 60"}, says: "health check 10-a did not end in time"},
+		"none": {},
+		"all pass": {checks: map[string]string{
+			layout.ImageHealthDir + "/10-a": "exit 0",
+			layout.HealthDir + "/20-b":      "exit 0",
+		}},
+		"one fails": {checks: map[string]string{
+			layout.ImageHealthDir + "/10-a": "exit 0",
+			layout.HealthDir + "/20-b":      "echo no disk; exit 3",
+		}, says: "health check 20-b: exit status 3"},
+		"the node's own": {checks: map[string]string{
+			layout.ImageHealthDir + "/10-a": "exit 1",
+			layout.HealthDir + "/10-a":      "exit 0",
+		}},
+		"one hangs": {checks: map[string]string{layout.ImageHealthDir + "/10-a": "sleep 600 & sleep 600"},
+			says: "health check 10-a did not end in time", deadline: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -160,7 +160,7 @@ func TestHealth(t *testing.T) {
 				t.Fatal(err)
 			}
 			m = fakeMachine(t, disk, "uefi", b.id, t.TempDir(), nil)
-			m.Boot.Trial, m.Boot.Deadline = true, 5
+			m.Boot.Trial, m.Boot.Deadline = true, c.deadline
 			for path, script := range c.checks {
 				file := m.path(path)
 				if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -170,7 +170,7 @@ func TestHealth(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			got, err := m.Bless(t.Context())
+			got, err := bless(t.Context(), m)
 			if c.says == "" {
 				if err != nil || got.Outcome != "blessed" {
 					t.Errorf("%+v, %v", got, err)
@@ -184,7 +184,7 @@ func TestHealth(t *testing.T) {
 			if err != nil || !strings.HasPrefix(string(report), c.says) {
 				t.Errorf("report %q, %v", report, err)
 			}
-			if _, err := os.Stat(m.path(layout.RunBlessed)); err == nil {
+			if _, err := os.Stat(m.path(layout.RunHealthy)); err == nil {
 				t.Error("the guard was sent away")
 			}
 			if _, err := os.Stat(m.path(layout.RunUnhealthy)); err != nil {
@@ -196,9 +196,35 @@ func TestHealth(t *testing.T) {
 			if err := m.Banner(); err != nil {
 				t.Fatal(err)
 			}
-			if text, err := os.ReadFile(m.path("run/issue.d/kairos.issue")); err != nil || !strings.Contains(string(text), c.says) || !strings.Contains(string(text), b.id) {
+			if text, err := os.ReadFile(m.path("run/issue.d/kairos.issue")); err != nil ||
+				!strings.Contains(string(text), c.says) ||
+				!strings.Contains(string(text), b.id) {
 				t.Errorf("banner %q, %v", text, err)
 			}
 		})
+	}
+}
+
+// A config names further folders: they are read after all others.
+func TestCloudInitPaths(t *testing.T) {
+	root := fakeRoot(t, layout.RoleSystem, "hostname: oem\ncloud-init-paths: [/some/path, /oem, /missing]\n")
+	for name, text := range map[string]string{
+		"some/path/10.yaml": "hostname: further\ncloud-init-paths: [/third]\nwrite_files: [{path: /a}]\n",
+		"third/10.yaml":     "hostname: third\n",
+	} {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := ReadBoot(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := NodeConfig(root, b); c.Hostname() != "further" || len(c.WriteFiles()) != 1 {
+		t.Errorf("hostname %s, files %v", c.Hostname(), c.WriteFiles())
 	}
 }

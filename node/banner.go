@@ -13,7 +13,7 @@ import (
 )
 
 // Banner makes the login prompt and the message after login say what is wrong, if something
-// is: a release that failed, or the recovery system. Both files are in memory.
+// is: a release that failed, the recovery system, or what this boot could not do. Both files are in memory.
 func (m *Machine) Banner() error {
 	s, err := m.Status()
 	if err != nil {
@@ -22,6 +22,17 @@ func (m *Machine) Banner() error {
 	var b strings.Builder
 	if s.Mode == "recovery" {
 		b.WriteString("This is the recovery system. See `kairos-apply status`.\n")
+	}
+	for _, p := range s.Problems {
+		fmt.Fprintf(&b, "Problem: %s\n", firstLine(p))
+	}
+	if n := len(s.ConfigProblems); n > 0 {
+		fmt.Fprintf(
+			&b,
+			"Problems with the cloud-config: %d, the first: %s\nSee `kairos-apply status`.\n",
+			n,
+			firstLine(s.ConfigProblems[0].Message),
+		)
 	}
 	for _, f := range s.Failed {
 		name := f.Release
@@ -34,9 +45,14 @@ func (m *Machine) Banner() error {
 		}
 		b.WriteString("\nSee `kairos-apply status`.\n")
 	}
+	return m.announce(b.String())
+}
+
+// announce makes the login prompt and the message after login say something, or nothing.
+func (m *Machine) announce(text string) error {
 	for _, name := range []string{"run/issue.d/kairos.issue", "run/motd.d/kairos"} {
 		path := m.path(name)
-		if b.Len() == 0 {
+		if text == "" {
 			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
@@ -45,7 +61,7 @@ func (m *Machine) Banner() error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
-		text := b.String()
+		text := text
 		if strings.HasSuffix(name, ".issue") {
 			text = strings.ReplaceAll(text, `\`, `\\`) + "\n" // agetty's escapes
 		}
@@ -56,13 +72,16 @@ func (m *Machine) Banner() error {
 	return nil
 }
 
+// Say has the login prompt say why an unattended installation waits for a person.
+func (m *Machine) Say(e *InstalledError) error { return m.announce("Kairos: " + e.Error() + "\n") }
+
 // CollectPanic keeps what the kernel left in the firmware's memory when it panicked
 // (pstore), as the report of a release that failed without one.
 func (m *Machine) CollectPanic() error {
 	if m.installed() != nil {
 		return nil
 	}
-	slots, err := m.ESP.Slots()
+	slots, err := m.ESP.State()
 	if err != nil {
 		return err
 	}
@@ -111,4 +130,14 @@ func (m *Machine) pstore() string {
 		}
 	}
 	return lastLines(b.String(), 60)
+}
+
+func lastLines(s string, n int) string {
+	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+func firstLine(s string) string {
+	first, _, _ := strings.Cut(s, "\n")
+	return first
 }

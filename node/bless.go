@@ -10,69 +10,105 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/node/health"
 )
 
-// Assessment is what [Machine.Bless] found.
-type Assessment struct {
-	Release string `json:"release"`
-	// Outcome is "blessed", "good already", "not on trial" (recovery, live medium) or "unhealthy".
-	Outcome string        `json:"outcome"`
-	Checks  []CheckResult `json:"checks,omitempty"`
+// Verdict is what the health checks of a boot have said.
+type Verdict struct {
+	Checks []api.Check
+	Err    error // nil: healthy; an *[UnhealthyError]: not
 }
 
-// Bless decides whether the running system is healthy, and if so, ends its trial: from then on
-// the loader boots it without counting. An unhealthy system is reported where status finds it,
-// and the error is an *[UnhealthyError]; the loader has counted this try already.
-func (m *Machine) Bless(ctx context.Context) (Assessment, error) {
-	a := Assessment{Release: m.Boot.Release, Outcome: "not on trial"}
+// Assess runs the health checks of the running system until the deadline of a release on trial. It needs no lock: an
+// upgrade that is at work must not cost a healthy release its tries. root is "/" or, in tests, a directory. With
+// patient a no is asked again until the deadline: for a system that nobody says of when it is up.
+func Assess(ctx context.Context, root string, boot layout.Boot, patient bool) Verdict {
+	var v Verdict
+	if boot.Role != layout.RoleSystem {
+		return v
+	}
+	end := deadline(root, boot, time.Now())
+	ctx, cancel := context.WithDeadline(ctx, end)
+	defer cancel()
+	h, err := wantedHealth(root, boot)
+	if err != nil {
+		v.Err = err
+		return v
+	}
+	if !boot.Trial {
+		h.Soak = 0
+	} else if most := time.Until(end) - lastRound; h.Soak > most {
+		h.Soak = max(most, 0) // a config's; for an image's /init has made the deadline later
+	}
+	v.Checks, v.Err = health.System{Root: root, Health: h, Patient: patient, Answers: answers}.Check(ctx)
+	if why := failedStage(root, boot); v.Err == nil && why != "" {
+		v.Err = &UnhealthyError{Reason: why}
+	}
+	if v.Err == nil {
+		v.Err = mark(root, layout.RunHealthy) // the guard's work is done
+	}
+	return v
+}
+
+// lastRound is left of the deadline for the checks that follow on the soak time.
+const lastRound = 30 * time.Second
+
+// Bless gives a release that is healthy all its tries: it ends its trial, or arms it again. What the release brings
+// for the boot loaders comes first. An unhealthy system is reported where status finds it, and the error is an
+// *[UnhealthyError]; the loader has counted this try already.
+func (m *Machine) Bless(v Verdict) (api.Assessment, error) {
+	a := api.Assessment{Release: m.Boot.Release, Outcome: api.OutcomeNoTrial, Checks: v.Checks}
 	if m.Boot.Role != layout.RoleSystem {
 		if m.ESP != nil {
+			_ = m.forgetRestart() // a medium that comes up next waits for a person, at worst
 			return a, m.ESP.Mirror()
 		}
 		return a, nil
 	}
 	if err := m.installed(); err != nil {
-		return a, err
+		return a, errors.Join(v.Err, err)
 	}
-	slots, err := m.ESP.Slots()
-	if err != nil {
-		return a, err
-	}
-	trial := false
-	for _, e := range slots.Entries {
-		trial = trial || e.ID == a.Release && e.Counted
-	}
-	if !trial {
-		a.Outcome = "good already"
-		return a, errors.Join(m.mark(layout.RunBlessed), m.ESP.Mirror())
-	}
-
-	ctx, cancel := context.WithDeadline(ctx, m.deadline(time.Now()))
-	defer cancel()
-	a.Checks, err = m.health(ctx)
 	var unhealthy *UnhealthyError
-	if errors.As(err, &unhealthy) {
-		a.Outcome = "unhealthy"
+	if errors.As(v.Err, &unhealthy) {
+		a.Outcome = api.OutcomeUnhealthy
 		if report := m.reportFailure(a.Release, unhealthy.Reason, outputs(a.Checks)); report != nil {
-			return a, errors.Join(err, report)
+			return a, errors.Join(v.Err, report)
 		}
-		return a, errors.Join(err, m.mark(layout.RunUnhealthy))
+		return a, errors.Join(v.Err, mark(m.Root, layout.RunUnhealthy))
 	}
+	if v.Err != nil {
+		return a, v.Err
+	}
+	state, err := m.ESP.State()
 	if err != nil {
 		return a, err
+	}
+	a.Outcome = api.OutcomeGood
+	if state.OnTrial(a.Release) {
+		a.Outcome = api.OutcomeBlessed
+		// First: interrupted here, the next try does it.
+		r, err := m.State.Release(a.Release)
+		if err == nil {
+			err = m.updateLoaders(r, nil)
+		}
+		if err != nil {
+			return a, err
+		}
 	}
 	if err := m.ESP.Bless(a.Release); err != nil {
 		return a, err
 	}
-	a.Outcome = "blessed"
+	_ = m.forgetRestart() // as above
 	// Last: a report of an earlier try is of no use any more, and no harm either.
-	return a, errors.Join(m.mark(layout.RunBlessed), m.FS.Remove(filepath.Join(m.State.Dir(), layout.FailurePath(a.Release))))
+	return a, errors.Join(mark(m.Root, layout.RunBlessed),
+		m.FS.Remove(filepath.Join(m.State.Dir(), layout.FailurePath(a.Release))))
 }
 
 // mark tells the guard that /init left behind what came out, by an empty file.
-func (m *Machine) mark(name string) error {
-	path := m.path(name)
+func mark(root, name string) error {
+	path := filepath.Join(root, name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
@@ -81,19 +117,19 @@ func (m *Machine) mark(name string) error {
 
 // deadline is when the assessment must have ended: a while before the guard restarts the
 // machine, so that a report can be written.
-func (m *Machine) deadline(now time.Time) time.Time {
-	seconds := m.Boot.Deadline
+func deadline(root string, boot layout.Boot, now time.Time) time.Time {
+	seconds := boot.Deadline
 	if seconds <= 0 {
 		return now.Add(layout.BlessDeadline * time.Second)
 	}
-	uptime := now.Sub(m.started(now))
+	uptime := now.Sub(started(root, now))
 	left := time.Duration(seconds)*time.Second - uptime
-	return now.Add(max(left-max(left/10, 10*time.Second), time.Second))
+	return now.Add(max(left-min(max(left/10, 10*time.Second), time.Minute), time.Second))
 }
 
 // started is when the kernel started.
-func (m *Machine) started(now time.Time) time.Time {
-	b, err := os.ReadFile(m.path("proc/uptime"))
+func started(root string, now time.Time) time.Time {
+	b, err := os.ReadFile(filepath.Join(root, "proc/uptime"))
 	if err != nil {
 		return now
 	}
@@ -121,7 +157,7 @@ func (m *Machine) reportFailure(id, reason, log string) error {
 	return nil
 }
 
-func outputs(checks []CheckResult) string {
+func outputs(checks []api.Check) string {
 	var b strings.Builder
 	for _, c := range checks {
 		if c.Output != "" {

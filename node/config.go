@@ -1,199 +1,147 @@
 package node
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
-
+	"github.com/kairos-buildkit/kairos/config"
+	"github.com/kairos-buildkit/kairos/disk"
+	"github.com/kairos-buildkit/kairos/image/source"
+	"github.com/kairos-buildkit/kairos/internal/bounded"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
-// OEMConfig is the file on OEM that keeps the config of the installation.
-const OEMConfig = "90_custom.yaml"
-
-// Config is a cloud-config: what Kairos itself reads of it, and all of it for whoever applies
-// the rest.
-type Config struct {
-	Install InstallConfig
-	All     map[string]any
+// NodeConfig reads the config of the running system: what the image has in /system/oem, and over it on an installed
+// node what PERSISTENT and OEM have, on a live medium what that and the attached volumes have. What is wrong with it,
+// also that a file cannot be read, is in its report.
+func NodeConfig(root string, b layout.Boot) *config.Config {
+	return config.Merge(nodeFiles(root, b)...)
 }
 
-// InstallConfig is the block "install:" of a cloud-config.
-type InstallConfig struct {
-	Auto     bool   `yaml:"auto"`
-	Device   string `yaml:"device"` // "auto", or a path
-	Reboot   bool   `yaml:"reboot"`
-	PowerOff bool   `yaml:"poweroff"`
-	// Source is an image to install instead of the medium's.
-	Source string `yaml:"source"`
-	// NoFormat keeps the partitions that are on the disk, and OEM's and PERSISTENT's content.
-	NoFormat        bool                       `yaml:"no-format"`
-	Partitions      map[string]PartitionConfig `yaml:"partitions"`
-	ExtraPartitions []ExtraPartition           `yaml:"extra-partitions"`
-	BindMounts      []string                   `yaml:"bind_mounts"`
-	EphemeralMounts []string                   `yaml:"ephemeral_mounts"`
-	// GrubOptions has "extra_cmdline": words for the kernel's command line, for both loaders.
-	GrubOptions map[string]string `yaml:"grub_options"`
-}
-
-// PartitionConfig changes one of the six partitions.
-type PartitionConfig struct {
-	Size int64 `yaml:"size"` // MiB; 0: the default
-}
-
-// ExtraPartition is one after the six.
-type ExtraPartition struct {
-	Name  string `yaml:"name"`
-	Label string `yaml:"label"`
-	Size  int64  `yaml:"size"` // MiB
-	FS    string `yaml:"fs"`   // ext4 or vfat; empty: none
-}
-
-// ParseConfig reads cloud-config documents and merges them: of two values for a key the
-// later one counts, lists are joined.
-func ParseConfig(docs ...[]byte) (Config, error) {
-	c := Config{All: map[string]any{}}
-	for _, doc := range docs {
-		var one map[string]any
-		if err := yaml.Unmarshal(doc, &one); err != nil {
-			return Config{}, fmt.Errorf("cloud-config: %w", err)
+func nodeFiles(root string, b layout.Boot) []*config.File {
+	files := readConfigDir(filepath.Join(root, layout.ImageConfigDir))
+	if b.Role == layout.RoleLive {
+		if f := readConfigFile(filepath.Join(root, layout.RunStoreMount, layout.LiveCloudConfig)); f != nil {
+			files = append(files, f)
 		}
-		merge(c.All, one)
+		files = append(files, readConfigDir(filepath.Join(root, layout.RunDatasource))...)
+		return withPaths(root, files)
 	}
-	block, ok := c.All["install"]
-	if !ok {
-		return c, nil
-	}
-	b, err := yaml.Marshal(block)
-	if err != nil {
-		return Config{}, fmt.Errorf("cloud-config: install: %w", err)
-	}
-	d := yaml.NewDecoder(bytes.NewReader(b))
-	d.KnownFields(true)
-	if err := d.Decode(&c.Install); err != nil && block != nil {
-		return Config{}, fmt.Errorf("cloud-config: install: %w", err)
-	}
-	return c, c.Install.check()
+	files = append(files, readConfigDir(filepath.Join(root, layout.PersistentConfigDir))...)
+	return withPaths(root, append(files, readConfigDir(filepath.Join(root, layout.MountOEM))...))
 }
 
-func (i InstallConfig) check() error {
-	if i.Reboot && i.PowerOff {
-		return errors.New("cloud-config: install: reboot and poweroff are both set")
-	}
-	known := map[string]bool{}
-	for _, p := range layout.Partitions() {
-		known[p.Name] = true
-	}
-	for name, p := range i.Partitions {
-		if !known[name] || name == "bios" {
-			return fmt.Errorf("cloud-config: install: partitions: %q: want efi, oem, recovery, state or persistent", name)
-		}
-		if p.Size < 0 {
-			return fmt.Errorf("cloud-config: install: partitions: %s: size %d: want MiB", name, p.Size)
+// withPaths adds the files of the folders that files name.
+func withPaths(root string, files []*config.File) []*config.File {
+	read := []string{"/" + layout.ImageConfigDir, "/" + layout.PersistentConfigDir, layout.MountOEM}
+	for _, dir := range config.Merge(files...).CloudInitPaths() {
+		if dir = filepath.Clean("/" + dir); !slices.Contains(read, dir) {
+			read = append(read, dir)
+			files = append(files, readConfigDir(filepath.Join(root, dir))...)
 		}
 	}
-	for _, p := range i.ExtraPartitions {
-		if p.Name == "" || known[p.Name] || p.Size <= 0 || p.FS != "" && p.FS != "ext4" && p.FS != "vfat" {
-			return fmt.Errorf("cloud-config: install: extra-partitions: %+v: want an own name, a size in MiB, and fs ext4, vfat or none", p)
-		}
-		known[p.Name] = true
-	}
-	if _, err := i.source(); err != nil {
-		return fmt.Errorf("cloud-config: install: %w", err)
-	}
-	for key := range i.GrubOptions {
-		if key != "extra_cmdline" {
-			return fmt.Errorf("cloud-config: install: grub_options: %q is not supported: want extra_cmdline", key)
-		}
-	}
-	return layout.Mounts{Bind: i.BindMounts, Ephemeral: i.EphemeralMounts}.Check()
-}
-
-func (i InstallConfig) source() (Source, error) {
-	if i.Source == "" {
-		return Source{}, nil
-	}
-	return ParseSource(i.Source)
-}
-
-// merge adds from to into, the later value of a key over the earlier one.
-func merge(into, from map[string]any) {
-	for k, v := range from {
-		switch old := into[k].(type) {
-		case map[string]any:
-			if m, ok := v.(map[string]any); ok {
-				merge(old, m)
-				continue
-			}
-		case []any:
-			if l, ok := v.([]any); ok {
-				into[k] = append(old, l...)
-				continue
-			}
-		}
-		into[k] = v
-	}
-}
-
-// userData returns the part of a config that is not about the installation, as
-// cloud-init's user-data.
-func (c Config) userData() ([]byte, error) {
-	rest := maps.Clone(c.All)
-	delete(rest, "install")
-	b, err := yaml.Marshal(rest)
-	if err != nil {
-		return nil, fmt.Errorf("cloud-config: %w", err)
-	}
-	return append([]byte("#cloud-config\n"), b...), nil
+	return files
 }
 
 // readConfigDir reads the cloud-config files of a folder, ordered by name.
-func readConfigDir(dir string) ([][]byte, error) {
+func readConfigDir(dir string) []*config.File {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cloud-config: %w", err)
+		return []*config.File{config.Unreadable(dir, err)}
 	}
-	var docs [][]byte
+	var files []*config.File
 	for _, e := range entries {
-		if ext := filepath.Ext(e.Name()); e.IsDir() || !slices.Contains([]string{".yaml", ".yml"}, ext) || strings.HasPrefix(e.Name(), ".") {
+		ext := filepath.Ext(e.Name())
+		if e.IsDir() || !slices.Contains([]string{".yaml", ".yml"}, ext) || strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
-		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
-		if err != nil {
-			return nil, fmt.Errorf("cloud-config: %w", err)
+		if f := readConfigFile(filepath.Join(dir, e.Name())); f != nil {
+			files = append(files, f)
 		}
-		docs = append(docs, b)
 	}
-	return docs, nil
+	return files
 }
 
-// NodeConfig reads the config of the running system: OEM's on an installed node, the
-// medium's on a live medium.
-func NodeConfig(root string, b layout.Boot) (Config, error) {
-	if b.Role != layout.RoleLive {
-		docs, err := readConfigDir(filepath.Join(root, layout.MountOEM))
-		if err != nil {
-			return Config{}, err
-		}
-		return ParseConfig(docs...)
-	}
-	doc, err := os.ReadFile(filepath.Join(root, layout.RunStoreMount, layout.LiveCloudConfig))
+// readConfigFile returns nil for a file that is not there.
+func readConfigFile(name string) *config.File {
+	b, err := bounded.ReadFile(os.DirFS(filepath.Dir(name)), filepath.Base(name), config.MaxSize)
 	if errors.Is(err, fs.ErrNotExist) {
-		return ParseConfig()
+		return nil
 	}
 	if err != nil {
-		return Config{}, fmt.Errorf("cloud-config: %w", err)
+		return config.Unreadable(name, err)
 	}
-	return ParseConfig(doc)
+	return config.Parse(name, b)
+}
+
+// config is the node's config as far as it is right.
+func (m *Machine) config() *config.Config { return config.Merge(readConfigDir(m.OEM)...) }
+
+// imageConfig is the config that the running image brings.
+func (m *Machine) imageConfig() *config.Config {
+	return config.Merge(readConfigDir(m.path(layout.ImageConfigDir))...)
+}
+
+// nodeConfig is the config of the running system, also where that is the recovery system: OEM is read where it is
+// mounted for this command.
+func (m *Machine) nodeConfig() *config.Config {
+	files := readConfigDir(m.path(layout.ImageConfigDir))
+	files = append(files, readConfigDir(m.path(layout.PersistentConfigDir))...)
+	if m.OEM != "" {
+		files = append(files, readConfigDir(m.OEM)...)
+	}
+	return config.Merge(withPaths(m.Root, files)...)
+}
+
+// Config is the config of the running system. In the recovery system that is OEM's, too.
+func (m *Machine) Config() *config.Config { return m.nodeConfig() }
+
+// withCmdline adds the config's words for the kernel's command line to a release's settings,
+// as far as making boot files is concerned.
+func withCmdline(r layout.Release, i config.Install) layout.Release {
+	r.Labels = i.Labels(r.Labels)
+	return r
+}
+
+// HasCloudInit says whether the image has cloud-init, which then reads what it knows.
+func HasCloudInit(root string) bool {
+	_, err := os.Stat(filepath.Join(root, "usr/bin/cloud-init"))
+	return err == nil
+}
+
+// GetConfig fetches a config once.
+func GetConfig(ctx context.Context, url string) ([]byte, error) {
+	if !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://") {
+		return nil, fmt.Errorf("%s: want http:// or https://", url)
+	}
+	return get(ctx, url)
+}
+
+// checkInstall refuses what the installation would find out too late.
+func checkInstall(c *config.Config) error {
+	if err := c.Report().Err(); err != nil {
+		return refuse("%v", err)
+	}
+	i := c.Install()
+	if _, err := disk.OEMFiles(i, nil); err != nil {
+		return refuse("%v", err)
+	}
+	for _, ref := range []string{i.Source, i.RecoverySource} {
+		if ref == "" {
+			continue
+		}
+		if _, err := source.Parse(ref); err != nil {
+			return refuse("cloud-config: install: %v", err)
+		}
+	}
+	return nil
 }

@@ -4,20 +4,22 @@ package node
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"net"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 
-	"context"
+	"github.com/kairos-buildkit/kairos/image/source"
+	"github.com/kairos-buildkit/kairos/node/fetch"
 )
 
 // containerdBin builds the containerd whose libraries we use, from its own module.
@@ -37,7 +39,15 @@ func containerdBin(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	c := exec.Command("go", "build", "-mod=mod", "-modfile="+filepath.Join(out, "go.mod"), "-o", filepath.Join(out, "containerd"), "./cmd/containerd")
+	c := exec.Command(
+		"go",
+		"build",
+		"-mod=mod",
+		"-modfile="+filepath.Join(out, "go.mod"),
+		"-o",
+		filepath.Join(out, "containerd"),
+		"./cmd/containerd",
+	)
 	c.Dir = dir
 	if b, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("build containerd: %v\n%s", err, b)
@@ -58,7 +68,8 @@ func startContainerd(t *testing.T, blobs string) (address string) {
 	if err := os.WriteFile(config, []byte(fmt.Sprintf(`version = 3
 root = %q
 state = %q
-disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri"]
+disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime",
+  "io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri"]
 [grpc]
   address = %q
 [ttrpc]
@@ -71,24 +82,38 @@ disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime
 	var log bytes.Buffer
 	c := exec.Command(containerdBin(t), "--config", config)
 	c.Stdout, c.Stderr = &log, &log
+	// It says when it listens, by sd_notify(3).
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { notify.Close() })
+	c.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify.LocalAddr().String())
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
+	ended := make(chan struct{})
+	go func() {
+		c.Wait()
+		close(ended)
+		notify.Close()
+	}()
 	t.Cleanup(func() {
 		c.Process.Signal(os.Interrupt)
-		c.Wait()
+		<-ended
 		if t.Failed() {
 			t.Logf("containerd says:\n%s", log.String())
 		}
 	})
-	for range 100 {
-		if _, err := os.Stat(address); err == nil {
+	for b := make([]byte, 4096); ; {
+		n, err := notify.Read(b)
+		if err != nil {
+			t.Fatalf("containerd does not listen: %v", err)
+		}
+		if strings.Contains(string(b[:n]), "READY=1") {
 			return address
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
-	t.Fatalf("containerd does not listen:\n%s", log.String())
-	return ""
 }
 
 // With the node's own containerd the result is the same, and the release's layers are its snapshots.
@@ -100,7 +125,7 @@ func TestRunningContainerd(t *testing.T) {
 	srv := httptest.NewServer(&fakeRegistry{dir: b.dir})
 	defer srv.Close()
 	r, err := m.Upgrade(t.Context(), UpgradeOptions{
-		Source:     Source{Registry, strings.TrimPrefix(srv.URL, "http://") + "/os:v2"},
+		Source:     source.Ref{Kind: source.Registry, Name: strings.TrimPrefix(srv.URL, "http://") + "/os:v2"},
 		Containerd: address, Progress: func(e Event) {
 			if e.Step == "note" {
 				t.Log(e.Text)
@@ -118,9 +143,9 @@ func TestRunningContainerd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	ctx := namespaces.WithNamespace(t.Context(), embeddedNamespace)
+	ctx := namespaces.WithNamespace(t.Context(), fetch.Namespace)
 	names := map[string]bool{}
-	err = c.SnapshotService(snapshotter).Walk(ctx, func(_ context.Context, i snapshots.Info) error {
+	err = c.SnapshotService("erofs").Walk(ctx, func(_ context.Context, i snapshots.Info) error {
 		if i.Kind == snapshots.KindCommitted {
 			names[i.Name] = true
 		}
@@ -129,11 +154,17 @@ func TestRunningContainerd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(names) != len(b.layers) {
-		t.Errorf("%d snapshots for %d layers", len(names), len(b.layers))
+	// One more than the image has layers: folders that its layers only imply have one of their own.
+	if want := len(b.layers) + 1; len(names) != want {
+		t.Errorf("%d snapshots, want %d", len(names), want)
 	}
 	// What is in containerd is a source too.
-	if _, err := m.Upgrade(t.Context(), UpgradeOptions{Source: Source{Containerd, "no.such/image:v1"}, Containerd: address}); err == nil || !strings.Contains(err.Error(), "has no image") {
+	if _, err := m.Upgrade(t.Context(),
+		UpgradeOptions{
+			Source:     source.Ref{Kind: source.Containerd, Name: "no.such/image:v1"},
+			Containerd: address,
+		}); err == nil ||
+		!strings.Contains(err.Error(), "has no image") {
 		t.Errorf("an image that containerd does not have: %v", err)
 	}
 }

@@ -3,7 +3,6 @@ package node
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kairos-buildkit/kairos/internal/blockdev"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -24,7 +24,6 @@ type Device struct {
 	// Holds are the labels or names of partitions that are on it.
 	Holds []string `json:"holds,omitempty"`
 
-	name              string
 	removable, medium bool
 	readOnly          bool
 }
@@ -48,8 +47,11 @@ func Devices(medium string) ([]Device, error) {
 	}
 	var all []Device
 	for _, e := range dirs {
-		if strings.HasPrefix(e.Name(), "loop") || strings.HasPrefix(e.Name(), "ram") || strings.HasPrefix(e.Name(), "zram") ||
-			strings.HasPrefix(e.Name(), "dm-") || strings.HasPrefix(e.Name(), "md") || strings.HasPrefix(e.Name(), "sr") || strings.HasPrefix(e.Name(), "fd") {
+		if strings.HasPrefix(e.Name(), "loop") || strings.HasPrefix(e.Name(), "ram") ||
+			strings.HasPrefix(e.Name(), "zram") ||
+			strings.HasPrefix(e.Name(), "dm-") || strings.HasPrefix(e.Name(), "md") ||
+			strings.HasPrefix(e.Name(), "sr") ||
+			strings.HasPrefix(e.Name(), "fd") {
 			continue
 		}
 		d := readDevice(e.Name(), medium)
@@ -63,7 +65,7 @@ func Devices(medium string) ([]Device, error) {
 
 func readDevice(name, medium string) Device {
 	dir := filepath.Join("/sys/block", name)
-	d := Device{name: name, Path: "/dev/" + strings.ReplaceAll(name, "!", "/")}
+	d := Device{Path: "/dev/" + strings.ReplaceAll(name, "!", "/")}
 	if n, err := strconv.ParseInt(sysfs(dir, "size"), 10, 64); err == nil {
 		d.Size = n * 512
 	}
@@ -71,41 +73,14 @@ func readDevice(name, medium string) Device {
 	d.removable = sysfs(dir, "removable") == "1"
 	d.readOnly = sysfs(dir, "ro") == "1"
 	d.medium = d.Path == medium
-	for _, p := range partitions(name) {
-		d.medium = d.medium || p.path == medium
-		if p.label == "" {
-			p.label = filepath.Base(p.path)
+	for _, p := range blockdev.Partitions(d.Path) {
+		d.medium = d.medium || p.Device == medium
+		if p.Name == "" {
+			p.Name = filepath.Base(p.Device)
 		}
-		d.Holds = append(d.Holds, p.label)
+		d.Holds = append(d.Holds, p.Name)
 	}
 	return d
-}
-
-type partition struct {
-	number      int
-	path, label string
-}
-
-// partitions returns the partitions of a disk that the kernel knows.
-func partitions(disk string) []partition {
-	var all []partition
-	numbers, _ := filepath.Glob(filepath.Join("/sys/block", disk, "*", "partition"))
-	for _, file := range numbers {
-		dir := filepath.Dir(file)
-		n, err := strconv.Atoi(sysfs(dir, "partition"))
-		if err != nil {
-			continue
-		}
-		p := partition{number: n, path: "/dev/" + strings.ReplaceAll(filepath.Base(dir), "!", "/")}
-		for line := range strings.Lines(sysfs(dir, "uevent")) {
-			if v, ok := strings.CutPrefix(strings.TrimSpace(line), "PARTNAME="); ok {
-				p.label = v
-			}
-		}
-		all = append(all, p)
-	}
-	slices.SortFunc(all, func(a, b partition) int { return a.number - b.number })
-	return all
 }
 
 func sysfs(dir, name string) string {
@@ -130,7 +105,10 @@ func chooseDevice(want, medium string) (Device, error) {
 				return d, nil
 			}
 		}
-		return Device{}, refuse("this machine has no disk to install to (%s): attach one, or name one with --device", strings.Join(append(names, "none"), ", "))
+		return Device{}, refuse(
+			"this machine has no disk to install to (%s): attach one, or name one with --device",
+			strings.Join(append(names, "none"), ", "),
+		)
 	}
 	path, err := filepath.EvalSymlinks(want)
 	if err != nil {
@@ -144,19 +122,65 @@ func chooseDevice(want, medium string) (Device, error) {
 			return d, nil
 		}
 	}
-	return Device{}, refuse("device %s is no disk that can be installed to (the medium itself, or a partition?); the disks are %s", want, strings.Join(names, ", "))
+	return Device{}, refuse(
+		"device %s is no disk that can be installed to (the medium itself, or a partition?); the disks are %s",
+		want,
+		strings.Join(names, ", "),
+	)
 }
 
 // openExclusive opens a device that nothing else uses.
 func openExclusive(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0)
-	if errors.Is(err, unix.EBUSY) {
-		return nil, refuse("device %s is in use: unmount what is mounted from it", path)
+	if !errors.Is(err, unix.EBUSY) {
+		return f, err
 	}
-	return f, err
+	var users []string
+	for _, u := range blockdev.Users(path) {
+		users = append(users, u.String())
+	}
+	if len(users) > 0 {
+		return nil, refuse("device %s is in use: %s", path, strings.Join(users, "; "))
+	}
+	return nil, refuse("device %s is in use by a program: `fuser -v %s` names it", path, path)
 }
 
-// readPartitions makes the kernel read a disk's partition table anew, and returns the
+// openConfirmed is openExclusive for a disk that a person wants to be erased: what uses it ends, as far as that is
+// possible without force.
+func openConfirmed(path string, progress Progress) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0)
+	if !errors.Is(err, unix.EBUSY) {
+		return f, err
+	}
+	ended, err := blockdev.Release(path)
+	for _, u := range ended {
+		progress.note(fmt.Sprintf("%s: that has ended", u.What))
+	}
+	if err != nil {
+		return nil, refuse("device %s is in use: %v", path, err)
+	}
+	return openExclusive(path)
+}
+
+// installable says why a disk that is open cannot become one that boots, before anything on it is changed.
+func installable(f *os.File, sectorSize int64, firmware string) error {
+	switch {
+	case sectorSize != 512 && sectorSize != 4096:
+		return refuse("device %s has sectors of %d bytes: use a disk with 512 or 4096", f.Name(), sectorSize)
+	case sectorSize == 4096 && firmware == "bios":
+		return refuse(
+			"device %s has sectors of 4096 bytes, and BIOS firmware starts no such disk: "+
+				"start this medium in UEFI mode",
+			f.Name(),
+		)
+	}
+	if err := blockdev.RereadPartitions(f); err != nil {
+		return refuse("%v: it would show no partitions after the installation", err)
+	}
+	return nil
+}
+
+// readPartitions makes the kernel reread a disk's partition table, and returns the
 // partitions by name when they are there.
 func readPartitions(f *os.File, disk string) (map[string]string, error) {
 	var err error
@@ -172,9 +196,9 @@ func readPartitions(f *os.File, disk string) (map[string]string, error) {
 	want := len(layout.Partitions())
 	for range 100 {
 		found := map[string]string{}
-		for _, p := range partitions(disk) {
-			if _, err := os.Stat(p.path); err == nil && p.label != "" {
-				found[p.label] = p.path
+		for _, p := range blockdev.Partitions(disk) {
+			if _, err := os.Stat(p.Device); err == nil && p.Name != "" {
+				found[p.Name] = p.Device
 			}
 		}
 		if len(found) >= want {
@@ -183,14 +207,6 @@ func readPartitions(f *os.File, disk string) (map[string]string, error) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	return nil, fmt.Errorf("the new partitions of %s did not appear", f.Name())
-}
-
-func deviceSize(f *os.File) (int64, error) {
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return 0, fmt.Errorf("size of %s: %w", f.Name(), err)
-	}
-	return size, nil
 }
 
 // tableLast writes a disk so that it has no partitions until everything else is on it. The

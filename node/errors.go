@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kairos-buildkit/kairos/node/health"
 )
 
 // ErrLocked says that another run is at work.
@@ -22,11 +24,7 @@ func refuse(format string, args ...any) error {
 }
 
 // UnhealthyError says that the running system is not healthy.
-type UnhealthyError struct {
-	Reason string
-}
-
-func (e *UnhealthyError) Error() string { return "this boot is not healthy: " + e.Reason }
+type UnhealthyError = health.Error
 
 func isNoSpace(err error) bool {
 	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/loader"
 	"github.com/kairos-buildkit/kairos/store"
 )
 
@@ -71,8 +72,8 @@ func TestFullOrReadOnlyPartitionLeavesTheOldRelease(t *testing.T) {
 	})
 	t.Run("ESP too small", func(t *testing.T) {
 		m, disk := smallDisk(t, espDir, "2m", a)
-		m.bootFiles = func(*store.Store, layout.Release, Progress) (BootFiles, string, error) {
-			return BootFiles{UKI: make([]byte, 3<<20)}, "", nil
+		m.bootFiles = func(*store.Store, layout.Release, Progress) (loader.BootFiles, bootFacts, error) {
+			return loader.BootFiles{UKI: make([]byte, 3<<20)}, bootFacts{}, nil
 		}
 		_, err := m.Upgrade(t.Context(), UpgradeOptions{Source: big.source()})
 		var refused *RefusedError

@@ -6,46 +6,68 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"time"
 
+	"github.com/kairos-buildkit/kairos/api"
+	"github.com/kairos-buildkit/kairos/config"
 	"github.com/kairos-buildkit/kairos/disk"
+	"github.com/kairos-buildkit/kairos/image/source"
+	"github.com/kairos-buildkit/kairos/internal/blockdev"
 	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/node/partition"
 	"github.com/kairos-buildkit/kairos/store"
 	"github.com/kairos-buildkit/kairos/verity"
 )
 
 // InstallOptions say what to install where.
 type InstallOptions struct {
-	Config Config
+	// Config has no errors; nil is an empty one.
+	Config *config.Config
+	// Source is an image to install in place of the medium's; empty: what the config says.
+	Source string
+	// MaxContent is as in [UpgradeOptions], where an image is installed in place of the medium's.
+	MaxContent int64
 	// RawConfig is kept on OEM as it is.
 	RawConfig []byte
 	// Device is "auto" or a path; empty: what the config says.
 	Device string
 	// Confirm is asked before anything on the disk is changed. Nil: go on.
-	Confirm  func(Device) error
-	Progress Progress
-}
-
-// InstallResult is what an installation did.
-type InstallResult struct {
-	Device  string `json:"device"`
-	Release string `json:"release"`
-	Version string `json:"version,omitempty"`
+	Confirm func(Device) error
+	// Confirmed says that a person has named the disk, or says yes to it: what uses it ends.
+	Confirmed bool
+	Progress  Progress
+	// Unattended: nobody has confirmed anything. A disk that holds a system already is then an *[InstalledError],
+	// unless the config has install.force.
+	Unattended bool
 }
 
 // Install installs the live medium's release: as the active and as the recovery system. The
 // disk has no partition table until everything else is on it.
-func (m *Machine) Install(ctx context.Context, o InstallOptions) (r InstallResult, err error) {
+func (m *Machine) Install(ctx context.Context, o InstallOptions) (r api.InstallResult, err error) {
 	if m.Boot.Role != layout.RoleLive {
-		return r, refuse("this system is installed already: use upgrade, or reset from the recovery system; install runs on a live medium")
+		return r, refuse(
+			"this system is installed already: use upgrade, or reset from the recovery system; " +
+				"install runs on a live medium",
+		)
 	}
-	c := o.Config.Install
+	if o.Config == nil {
+		o.Config = config.Merge()
+	}
+	if err := checkInstall(o.Config); err != nil {
+		return r, err
+	}
+	c := o.Config.Install()
+	if o.Source == "" {
+		o.Source = c.Source
+	}
 	if o.Device == "" {
 		o.Device = c.Device
+	}
+	if o.Device, err = scriptDevice(ctx, o.Device, c.Env); err != nil {
+		return r, err
 	}
 	device, err := chooseDevice(o.Device, m.Boot.Medium)
 	if err != nil {
@@ -58,12 +80,47 @@ func (m *Machine) Install(ctx context.Context, o InstallOptions) (r InstallResul
 		return r, err
 	}
 	r.Release, r.Version = release.ID(), release.Version
+	if o.Unattended && !c.Force {
+		var others []Device
+		if o.Device == "" || o.Device == "auto" {
+			if others, err = Devices(m.Boot.Medium); err != nil {
+				return r, err
+			}
+		}
+		if err := m.notAgain(device, others, release); err != nil {
+			return r, err
+		}
+	}
 	if o.Confirm != nil {
 		if err := o.Confirm(device); err != nil {
 			return r, err
 		}
 	}
-	f, err := openExclusive(device.Path)
+	h := &hooks{m: m, command: "install", config: m.imageConfig().With(o.Config), env: c.Env, progress: o.Progress}
+	if err := h.before(ctx); err != nil {
+		return r, err
+	}
+	if r, err = m.install(ctx, device, medium, release, o, r); err != nil {
+		return r, err
+	}
+	return r, h.after(ctx)
+}
+
+// install is Install, after all questions.
+func (m *Machine) install(
+	ctx context.Context,
+	device Device,
+	medium *store.Store,
+	release layout.Release,
+	o InstallOptions,
+	r api.InstallResult,
+) (api.InstallResult, error) {
+	c := o.Config.Install()
+	open := openExclusive
+	if o.Confirmed {
+		open = func(path string) (*os.File, error) { return openConfirmed(path, o.Progress) }
+	}
+	f, err := open(device.Path)
 	if err != nil {
 		return r, err
 	}
@@ -78,11 +135,11 @@ func (m *Machine) Install(ctx context.Context, o InstallOptions) (r InstallResul
 		return r, fmt.Errorf("install to %s: %w", device.Path, err)
 	}
 	f.Close() // its partitions are mounted next
-	source, err := c.source()
-	if err != nil {
-		return r, err
+	// The medium may stay where it is. That the firmware does not take it is no failure of the installation.
+	if err := m.preferDisk(device.Path, release.Arch); err != nil && !errors.Is(err, errNoVariables) {
+		o.Progress.note(fmt.Sprintf("the firmware does not start %s by itself: %v", device.Path, err))
 	}
-	if !c.NoFormat && source.Ref == "" {
+	if !c.NoFormat && o.Source == "" && c.RecoverySource == "" {
 		return r, nil
 	}
 	return r, m.withInstalled(devices, release.ID(), func(n *Machine) error {
@@ -91,19 +148,48 @@ func (m *Machine) Install(ctx context.Context, o InstallOptions) (r InstallResul
 				return err
 			}
 		}
-		if source.Ref == "" {
+		// The recovery system first: what it is replaced from is the medium's, and that one boots.
+		if c.RecoverySource != "" {
+			ref, err := source.Parse(c.RecoverySource)
+			if err != nil {
+				return err
+			}
+			up := UpgradeOptions{Source: ref, Recovery: true, MaxContent: o.MaxContent, Progress: o.Progress}
+			if _, err := n.upgrade(ctx, up, nil); err != nil {
+				return err
+			}
+		}
+		if o.Source == "" {
 			return nil
 		}
-		up, err := n.Upgrade(ctx, UpgradeOptions{Source: source, Progress: o.Progress})
+		ref, err := source.Parse(o.Source)
+		if err != nil {
+			return err
+		}
+		up, err := n.upgrade(ctx, UpgradeOptions{Source: ref, MaxContent: o.MaxContent, Progress: o.Progress}, nil)
 		r.Release, r.Version = up.Release, up.Version
 		return err
 	})
 }
 
-// partition makes the disk anew.
-func (m *Machine) partition(ctx context.Context, f *os.File, device Device, medium *store.Store, release layout.Release, o InstallOptions) (map[string]string, error) {
-	size, err := deviceSize(f)
+// partition writes a new disk.
+func (m *Machine) partition(
+	ctx context.Context,
+	f *os.File,
+	device Device,
+	medium *store.Store,
+	release layout.Release,
+	o InstallOptions,
+) (map[string]string, error) {
+	size, err := blockdev.Size(f)
 	if err != nil {
+		return nil, err
+	}
+	sectorSize, err := blockdev.SectorSize(f)
+	if err != nil {
+		return nil, err
+	}
+	if err := installable(f, sectorSize, m.Boot.Firmware); err != nil {
 		return nil, err
 	}
 	system, done, err := m.system(medium, release, o)
@@ -111,7 +197,7 @@ func (m *Machine) partition(ctx context.Context, f *os.File, device Device, medi
 		return nil, err
 	}
 	defer done()
-	system.Size = size
+	system.Size, system.SectorSize = size, sectorSize
 	d, err := system.Disk()
 	if err != nil {
 		return nil, err
@@ -124,18 +210,19 @@ func (m *Machine) partition(ctx context.Context, f *os.File, device Device, medi
 	if err != nil {
 		return nil, err
 	}
-	o.Progress.step("partition", device.Path)
+	o.Progress.step(api.StepPartition, device.Path)
 	w, err := newTableLast(f)
 	if err != nil {
 		return nil, err
 	}
-	if err := image.WriteOver(ctx, &watched{w: w, progress: o.Progress, object: device.Path, total: image.Size}, 0); err != nil {
+	if err := image.WriteOver(ctx, &watched{w: w, progress: o.Progress, object: device.Path, total: image.Size},
+		0); err != nil {
 		return nil, err
 	}
 	if err := w.commit(); err != nil {
 		return nil, err
 	}
-	return readPartitions(f, device.name)
+	return readPartitions(f, device.Path)
 }
 
 // watched reports how much is written.
@@ -153,29 +240,34 @@ func (w *watched) WriteAt(p []byte, off int64) (int, error) {
 	w.done += int64(n)
 	if w.progress != nil && time.Since(w.last) > time.Second {
 		w.last = time.Now()
-		w.progress(Event{Step: "write", Object: w.object, Done: w.done, Total: w.total})
+		w.progress(Event{Step: api.StepWrite, Object: w.object, Done: w.done, Total: w.total})
 	}
 	return n, err
 }
 
 // system describes the disk that holds the medium's release.
-func (m *Machine) system(medium *store.Store, release layout.Release, o InstallOptions) (s disk.System, done func() error, err error) {
-	files, done, err := storeFiles(medium, release)
+func (m *Machine) system(
+	medium *store.Store,
+	release layout.Release,
+	o InstallOptions,
+) (s disk.System, done func() error, err error) {
+	files, closeFiles, err := storeFiles(medium, release)
 	if err != nil {
 		return s, nil, err
 	}
 	defer func() {
 		if err != nil {
-			done()
+			err = errors.Join(err, closeFiles())
 		}
 	}()
-	boot, _, err := m.bootFiles(medium, withCmdline(release, o.Config), o.Progress)
+	boot, _, err := m.bootFiles(medium, withCmdline(release, o.Config.Install()), o.Progress)
 	if err != nil {
 		return s, nil, err
 	}
 	s = disk.System{
 		Release: release, Store: files, UKI: boot.UKI, Kernel: boot.Kernel, Initrd: boot.Initrd, Cmdline: boot.Cmdline,
-		OEM: oemFiles(o), Time: time.Now(), Seed: make([]byte, 32), Sizes: map[string]int64{},
+		Name: boot.Name,
+		Time: time.Now(), Seed: make([]byte, 32),
 		// On trial from its first boot: if it does not come up, the recovery system does.
 	}
 	rand.Read(s.Seed)
@@ -184,55 +276,21 @@ func (m *Machine) system(medium *store.Store, release layout.Release, o InstallO
 		return s, nil, err
 	}
 	defer tree.Close()
-	if s.SystemdBoot, err = fs.ReadFile(tree, layout.ImageSystemdBoot); err != nil {
+	if s.SystemdBoot, err = readImageFile(tree, layout.ImageSystemdBoot, maxText); err != nil {
 		return s, nil, err
 	}
 	if hasGrub(tree) {
-		if s.BootImage, err = fs.ReadFile(tree, path.Join(layout.ImageGrubDir, "boot.img")); err != nil {
+		if s.BootImage, err = readImageFile(tree, path.Join(layout.ImageGrubDir, "boot.img"), maxText); err != nil {
 			return s, nil, err
 		}
-		if s.CoreImage, err = fs.ReadFile(tree, path.Join(layout.ImageGrubDir, "core.img")); err != nil {
+		if s.CoreImage, err = readImageFile(tree, path.Join(layout.ImageGrubDir, "core.img"), maxText); err != nil {
 			return s, nil, err
 		}
 	}
-	for name, p := range o.Config.Install.Partitions {
-		s.Sizes[name] = p.Size << 20
+	if err := s.Configure(o.Config.Install(), o.RawConfig); err != nil {
+		return s, nil, refuse("%v", err)
 	}
-	for _, p := range o.Config.Install.ExtraPartitions {
-		s.Extra = append(s.Extra, layout.Partition{Name: p.Name, Label: p.Label, Type: layout.TypeLinux, FS: p.FS, Size: p.Size << 20})
-	}
-	return s, done, nil
-}
-
-// withCmdline adds the config's words for the kernel's command line to a release's settings,
-// as far as making boot files is concerned.
-func withCmdline(r layout.Release, c Config) layout.Release {
-	extra := c.Install.GrubOptions["extra_cmdline"]
-	if extra == "" {
-		return r
-	}
-	labels := map[string]string{}
-	for k, v := range r.Labels {
-		labels[k] = v
-	}
-	labels[layout.ImageLabelCmdline] = layout.ParseCmdline(labels[layout.ImageLabelCmdline] + " " + extra).String()
-	r.Labels = labels
-	return r
-}
-
-// oemFiles are the config, and what it adds to the mount policy.
-func oemFiles(o InstallOptions) []disk.File {
-	var files []disk.File
-	if len(o.RawConfig) > 0 {
-		f := disk.Bytes(OEMConfig, o.RawConfig)
-		f.Mode = 0o600
-		files = append(files, f)
-	}
-	mounts := layout.Mounts{Bind: o.Config.Install.BindMounts, Ephemeral: o.Config.Install.EphemeralMounts}
-	if len(mounts.Bind)+len(mounts.Ephemeral) > 0 {
-		files = append(files, disk.Bytes(layout.OEMMounts, mounts.Marshal()))
-	}
-	return files
+	return s, closeFiles, nil
 }
 
 // storeFiles lists the files of a store with one release. The bytes are verified when they
@@ -263,17 +321,26 @@ func storeFiles(from *store.Store, r layout.Release) ([]disk.File, func() error,
 			return nil, nil, err
 		}
 		open = append(open, f)
-		files = append(files,
-			disk.File{Path: layout.BlobPath(l.DiffID), Size: verity.TotalSize(l.Size), Open: func() (io.ReadCloser, error) {
-				data, err := verity.NewReader(f, l.Size, l.RootHash)
-				if err != nil {
-					return nil, fmt.Errorf("layer %s: %w", l.DiffID, err)
-				}
-				// Reading the data has checked the tree behind it.
-				return io.NopCloser(io.MultiReader(io.NewSectionReader(data, 0, l.Size),
-					io.NewSectionReader(f, l.Size, verity.TotalSize(l.Size)-l.Size))), nil
-			}},
-			disk.Bytes(layout.SidecarPath(l.DiffID), layout.Sidecar{RootHash: l.RootHash, HashOffset: l.Size}.Marshal()))
+		files = append(
+			files,
+			disk.File{
+				Path: layout.BlobPath(l.DiffID),
+				Size: verity.TotalSize(l.Size),
+				Open: func() (io.ReadCloser, error) {
+					data, err := verity.NewReader(f, l.Size, l.RootHash)
+					if err != nil {
+						return nil, fmt.Errorf("layer %s: %w", l.DiffID, err)
+					}
+					// Reading the data has checked the tree behind it.
+					return io.NopCloser(io.MultiReader(io.NewSectionReader(data, 0, l.Size),
+						io.NewSectionReader(f, l.Size, verity.TotalSize(l.Size)-l.Size))), nil
+				},
+			},
+			disk.Bytes(
+				layout.SidecarPath(l.DiffID),
+				layout.Sidecar{RootHash: l.RootHash, HashOffset: l.Size}.Marshal(),
+			),
+		)
 	}
 	return files, done, nil
 }
@@ -281,8 +348,8 @@ func storeFiles(from *store.Store, r layout.Release) ([]disk.File, func() error,
 // existing returns the partitions of a disk that is kept as it is.
 func existing(d Device) (map[string]string, error) {
 	found := map[string]string{}
-	for _, p := range partitions(d.name) {
-		found[p.label] = p.path
+	for _, p := range blockdev.Partitions(d.Path) {
+		found[p.Name] = p.Device
 	}
 	for _, p := range layout.Partitions() {
 		if found[p.Name] == "" {
@@ -294,7 +361,12 @@ func existing(d Device) (map[string]string, error) {
 
 // withInstalled runs do on the system that is on a disk's partitions, as if it ran.
 func (m *Machine) withInstalled(devices map[string]string, id string, do func(*Machine) error) (err error) {
-	n, err := open(layout.Boot{Role: layout.RoleSystem, Release: id, Firmware: m.Boot.Firmware, Devices: devices}, m.Root, m.FS, &mounts{})
+	n, err := open(
+		layout.Boot{Role: layout.RoleSystem, Release: id, Firmware: m.Boot.Firmware, Devices: devices},
+		m.Root,
+		m.FS,
+		&partition.Set{},
+	)
 	if err != nil {
 		return err
 	}
@@ -308,22 +380,37 @@ func (m *Machine) adopt(ctx context.Context, medium *store.Store, release layout
 		if s == nil {
 			return errors.New("the recovery partition cannot be mounted: install without no-format")
 		}
+	}
+	// What an interrupted run of this very command has left is no other system.
+	slots, err := m.ESP.State()
+	if err != nil {
+		return err
+	}
+	if active, ok := slots.Active(); ok && active.ID != release.ID() && !o.Config.Install().Force {
+		return refuse("no-format is set, and the disk has a system that boots, the release %s. Nothing was changed: "+
+			"set install.force to install over it, or upgrade it where it runs", active.ID)
+	}
+	for _, s := range []*store.Store{m.State, m.Recovery} {
 		if err := copyRelease(ctx, medium, s, release, o.Progress); err != nil {
 			return m.explain(err)
 		}
 	}
 	if m.OEM != "" {
-		for _, f := range oemFiles(o) {
+		files, err := disk.OEMFiles(o.Config.Install(), o.RawConfig)
+		if err != nil {
+			return err
+		}
+		for _, f := range files {
 			if err := copyFile(m, f); err != nil {
 				return err
 			}
 		}
 	}
-	files, _, err := m.bootFiles(m.State, withCmdline(release, o.Config), o.Progress)
+	files, _, err := m.bootFiles(m.State, withCmdline(release, o.Config.Install()), o.Progress)
 	if err != nil {
 		return err
 	}
-	staged := &stagedRelease{release, files}
+	staged := &stagedRelease{release: release, files: files}
 	if err := m.roomOnESP(ctx, staged, o.Progress); err != nil {
 		return err
 	}
@@ -332,6 +419,9 @@ func (m *Machine) adopt(ctx context.Context, medium *store.Store, release layout
 	}
 	if err := m.activate(ctx, staged, o.Progress); err != nil {
 		return err
+	}
+	if err := m.updateLoaders(release, o.Progress); err != nil {
+		return m.explain(err)
 	}
 	_, err = m.finish(ctx, nil, release.ID(), o.Progress)
 	return err
@@ -354,7 +444,7 @@ func copyFile(m *Machine, f disk.File) error {
 func copyRelease(ctx context.Context, from, to *store.Store, r layout.Release, progress Progress) error {
 	var layers []layout.Layer
 	for _, l := range r.Layers {
-		progress.step("copy", short(string(l.DiffID)))
+		progress.step(api.StepCopy, l.DiffID.Short())
 		f, err := from.OpenBlob(l.DiffID)
 		if err != nil {
 			return err

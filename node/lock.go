@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,9 +17,20 @@ import (
 // lockFile is the file whose lock means that a command is at work.
 const lockFile = layout.RunDir + "/lock"
 
+// LockOptions say who asks for the machine and how patiently.
+type LockOptions struct {
+	// Who is told to those that wait meanwhile, such as "upgrade".
+	Who string
+	// Wait is how long to wait for another command.
+	Wait time.Duration
+	// Waiting, unless nil, is called once when there is something to wait for, with who is at work.
+	Waiting func(who string)
+}
+
 // Lock makes sure that no other command is at work on this machine until the returned
-// function is called, or the process ends. It waits at most for the given time.
-func Lock(ctx context.Context, root string, wait time.Duration) (unlock func(), err error) {
+// function is called, or the process ends. Where the other command outlasts the wait, the error
+// is [ErrLocked] with its name.
+func Lock(ctx context.Context, root string, o LockOptions) (unlock func(), err error) {
 	path := filepath.Join(root, lockFile)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
@@ -27,9 +39,14 @@ func Lock(ctx context.Context, root string, wait time.Duration) (unlock func(), 
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
-	for end := time.Now().Add(wait); ; {
+	told := false
+	for end := time.Now().Add(o.Wait); ; {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
+			// A hint for those who wait: that it cannot be written is no reason to stop.
+			if f.Truncate(0) == nil {
+				f.WriteAt([]byte(o.Who), 0)
+			}
 			return func() { f.Close() }, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) {
@@ -37,8 +54,12 @@ func Lock(ctx context.Context, root string, wait time.Duration) (unlock func(), 
 			return nil, fmt.Errorf("lock: %w", err)
 		}
 		if time.Now().After(end) {
-			f.Close()
-			return nil, ErrLocked
+			defer f.Close()
+			return nil, fmt.Errorf("%w (it is: %s)", ErrLocked, holder(f))
+		}
+		if !told && o.Waiting != nil {
+			told = true
+			o.Waiting(holder(f))
 		}
 		select {
 		case <-ctx.Done():
@@ -47,4 +68,13 @@ func Lock(ctx context.Context, root string, wait time.Duration) (unlock func(), 
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// holder names the command that has the lock.
+func holder(f *os.File) string {
+	b := make([]byte, 64)
+	if n, _ := f.ReadAt(b, 0); n > 0 {
+		return strings.ToValidUTF8(string(b[:n]), "?")
+	}
+	return "unknown"
 }

@@ -5,10 +5,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/kairos-buildkit/kairos/internal/durable"
 	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/loader"
+	"github.com/kairos-buildkit/kairos/node/partition"
 	"github.com/kairos-buildkit/kairos/store"
 )
 
@@ -19,15 +20,17 @@ type Machine struct {
 	Root     string       // the running system's root: "/" or, in tests, a folder
 	State    *store.Store // nil on a live medium
 	Recovery *store.Store
-	ESP      *ESP
+	ESP      *loader.ESP
 	OEM      string // folder
 	// Cache is a folder for what is downloaded, on PERSISTENT.
 	Cache string
 	FS    *durable.FS
 
-	mounts *mounts
+	mounts *partition.Set
 	// bootFiles takes a release's boot files out of a store: readBootFiles, or a test's.
-	bootFiles func(*store.Store, layout.Release, Progress) (BootFiles, string, error)
+	bootFiles func(*store.Store, layout.Release, Progress) (loader.BootFiles, bootFacts, error)
+	// freeBytes is what statfs says of a folder, or a test.
+	freeBytes func(dir string) (int64, error)
 }
 
 // ErrNotNode says that the running system was not booted by Kairos: a container, a
@@ -36,7 +39,10 @@ var ErrNotNode = errors.New("this system was not started by Kairos: it is a cont
 	"Start an installed node or a live medium and run the command there")
 
 // ErrNotInstalled says that a command needs an installed node.
-var ErrNotInstalled = errors.New("this system runs from a live medium: install it with `kairos-apply install`, start it from its disk and run the command there")
+var ErrNotInstalled = errors.New(
+	"this system runs from a live medium: install it with `kairos-apply install`, " +
+		"start it from its disk and run the command there",
+)
 
 // ReadBoot reads what the running system was booted from. root is "/" or a folder.
 func ReadBoot(root string) (layout.Boot, error) {
@@ -57,7 +63,7 @@ func Open() (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return open(boot, "/", nil, &mounts{})
+	return open(boot, "/", nil, &partition.Set{})
 }
 
 // OpenReadOnly is Open for looking only. It may run beside a command that writes.
@@ -66,10 +72,10 @@ func OpenReadOnly() (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return open(boot, "/", nil, &mounts{readOnly: true})
+	return open(boot, "/", nil, &partition.Set{ReadOnly: true})
 }
 
-func open(boot layout.Boot, root string, d *durable.FS, on *mounts) (_ *Machine, err error) {
+func open(boot layout.Boot, root string, d *durable.FS, on *partition.Set) (_ *Machine, err error) {
 	m := &Machine{Boot: boot, Root: root, FS: d, mounts: on, bootFiles: readBootFiles}
 	if boot.Role == layout.RoleLive {
 		return m, nil
@@ -85,7 +91,10 @@ func open(boot layout.Boot, root string, d *durable.FS, on *mounts) (_ *Machine,
 		if device == "" || p.FS == "" {
 			continue
 		}
-		dir, err := m.mounts.mount(p.Name, device, p.FS)
+		if p.Name == "persistent" && boot.Persistent != "" {
+			continue // damaged: left as it is
+		}
+		dir, err := m.mounts.Mount(p.Name, device, p.FS)
 		switch {
 		case err == nil:
 			paths[p.Name] = dir
@@ -104,32 +113,14 @@ func open(boot layout.Boot, root string, d *durable.FS, on *mounts) (_ *Machine,
 	if p := paths["recovery"]; p != "" {
 		m.Recovery = store.NewOn(p, m.FS)
 	}
-	if p := paths["persistent"]; p != "" {
+	switch p := paths["persistent"]; {
+	case p != "":
 		m.Cache = filepath.Join(p, ".kairos")
+	case boot.Persistent == layout.PersistentInMemory && boot.Role == layout.RoleSystem:
+		m.Cache = filepath.Join(m.path(layout.MountPersistent), ".kairos")
 	}
 	m.OEM = paths["oem"]
-	onESP := func(do func(*fatDisk) error) error { return m.mounts.onFAT("efi", boot.Devices["efi"], do) }
-	m.ESP = &ESP{
-		Dir: paths["efi"], BIOS: boot.Firmware == "bios", FS: m.FS,
-		Rename: func(dir, from, to string) error {
-			return onESP(func(d *fatDisk) error { return d.Rename(dir, from, to) })
-		},
-		Exchange: func(dir, a, b string) error {
-			return onESP(func(d *fatDisk) error { return d.Exchange(dir, a, b) })
-		},
-		Remove: func(dir, name string) error {
-			return onESP(func(d *fatDisk) error { return d.Remove(dir, name) })
-		},
-		Reclaim: func() error {
-			return onESP(func(d *fatDisk) error {
-				if mountedElsewhere(boot.Devices["efi"]) {
-					return nil // somebody may be writing a file that has no name yet
-				}
-				_, err := d.Reclaim()
-				return err
-			})
-		},
-	}
+	m.ESP = newESP(paths["efi"], boot.Firmware, m.FS, espNames{m.mounts, boot.Devices["efi"]}, m.variables())
 	return m, nil
 }
 
@@ -138,7 +129,7 @@ func (m *Machine) Close() error {
 	if m.mounts == nil {
 		return nil
 	}
-	return m.mounts.close()
+	return m.mounts.Close()
 }
 
 // installed returns an error that says what to do on a machine that is not installed.
@@ -147,7 +138,10 @@ func (m *Machine) installed() error {
 	case m.Boot.Role == layout.RoleLive:
 		return ErrNotInstalled
 	case m.State == nil:
-		return errors.New("the state partition cannot be mounted: it is damaged. Make it anew with `kairos-apply reset` in the recovery system")
+		return errors.New(
+			"the state partition cannot be mounted: it is damaged. Format it with `kairos-apply reset` in the " +
+				"recovery system",
+		)
 	case m.ESP == nil:
 		return ErrNotInstalled
 	}
@@ -164,19 +158,3 @@ func (m *Machine) booted() string {
 
 // path returns a path of the running system.
 func (m *Machine) path(name string) string { return filepath.Join(m.Root, name) }
-
-// ReleaseVars reads KAIROS_* keys from a file in the syntax of os-release(5).
-func ReleaseVars(b []byte) map[string]string {
-	vars := map[string]string{}
-	for line := range strings.Lines(string(b)) {
-		k, v, ok := strings.Cut(strings.TrimSpace(line), "=")
-		if !ok || strings.HasPrefix(k, "#") {
-			continue
-		}
-		if len(v) >= 2 && (v[0] == '"' || v[0] == '\'') && v[len(v)-1] == v[0] {
-			v = v[1 : len(v)-1]
-		}
-		vars[k] = v
-	}
-	return vars
-}

@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/kairos-buildkit/kairos/image/source"
 )
 
 const memoryEnv = "KAIROS_TEST_MEMORY"
@@ -19,7 +21,9 @@ const memoryEnv = "KAIROS_TEST_MEMORY"
 func TestMemoryOfALargeUpgrade(t *testing.T) {
 	if dir := os.Getenv(memoryEnv); dir != "" {
 		m := fakeMachine(t, filepath.Join(dir, "disk"), "uefi", idA, filepath.Join(dir, "cache"), nil)
-		if _, err := m.Upgrade(t.Context(), UpgradeOptions{Source: Source{OCIArchive, filepath.Join(dir, "os.tar")}}); err != nil {
+		_, err := m.Upgrade(t.Context(),
+			UpgradeOptions{Source: source.Ref{Kind: source.OCIArchive, Name: filepath.Join(dir, "os.tar")}})
+		if err != nil {
 			t.Fatal(err)
 		}
 		status, err := os.ReadFile("/proc/self/status")
@@ -40,7 +44,8 @@ func TestMemoryOfALargeUpgrade(t *testing.T) {
 	for i := range 4 {
 		files := map[string]string{}
 		for j := range 16 {
-			files[fmt.Sprintf("usr/%d-%d", i, j)] = strings.Repeat(noise(1<<20)+strings.Repeat(fmt.Sprint(i, j), 400_000), 16)[:32<<20]
+			files[fmt.Sprintf("usr/%d-%d", i, j)] = strings.Repeat(noise(1<<20)+strings.Repeat(fmt.Sprint(i, j),
+				400_000), 16)[:32<<20]
 		}
 		layers = append(layers, tarOf(t, files))
 	}

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containerd/log"
 
+	"github.com/kairos-buildkit/kairos/config"
+	"github.com/kairos-buildkit/kairos/image/source"
 	"github.com/kairos-buildkit/kairos/internal/durable"
 	"github.com/kairos-buildkit/kairos/internal/durable/powercut"
 	"github.com/kairos-buildkit/kairos/layout"
@@ -33,6 +36,8 @@ type operation struct {
 	do      func(ctx context.Context, m *Machine) error
 	// after are the releases that boot when the command was done, in their order.
 	after []string
+	// hurt names the entries that are damaged before the command. Others boot at each step.
+	hurt func(layout.Entry) bool
 }
 
 // TestPowerCutAtEachStep enumerates the steps of the commands from the code, and at each one
@@ -58,36 +63,90 @@ func TestPowerCutAtEachStep(t *testing.T) {
 		return a.id, err
 	}
 	nothing := func(*Machine) (string, error) { return a.id, nil }
+	_, besideB, _ := beside(t, install(t, t.TempDir(), "uefi", t.TempDir(), a), b)
 	operations := []operation{
-		{"first upgrade", nothing, upgrade(b), []string{b.id, a.id}},
-		{"upgrade after one that failed, with another boot loader", failedB, upgrade(c), []string{c.id, a.id}},
+		{"first upgrade", nothing, upgrade(b), []string{b.id, a.id}, nil},
+		{"upgrade to a published release", nothing, func(ctx context.Context, m *Machine) error {
+			r, err := m.Upgrade(ctx, UpgradeOptions{Source: besideB})
+			if err == nil && r.Written == 0 && r.Changed && !m.complete(m.State, b.id) {
+				err = errors.New("its blobs were not fetched")
+			}
+			return err
+		}, []string{b.id, a.id}, nil},
+		{"upgrade after one that failed", failedB, upgrade(c), []string{c.id, a.id}, nil},
 		{"upgrade of recovery", nothing, func(ctx context.Context, m *Machine) error {
 			_, err := m.Upgrade(ctx, UpgradeOptions{Source: c.source(), Recovery: true})
 			return err
-		}, []string{a.id}},
-		{"bless", toB, func(ctx context.Context, m *Machine) error { _, err := m.Bless(ctx); return err }, []string{b.id, a.id}},
+		}, []string{a.id}, nil},
+		{
+			"bless",
+			toB,
+			func(ctx context.Context, m *Machine) error { _, err := bless(ctx, m); return err },
+			[]string{b.id, a.id},
+			nil,
+		},
+		{
+			"bless, with another boot loader",
+			func(m *Machine) (string, error) { return c.id, upgrade(c)(t.Context(), m) },
+			func(ctx context.Context, m *Machine) error { _, err := bless(ctx, m); return err },
+			[]string{c.id, a.id},
+			nil,
+		},
+		{"upgrade while the last one is on trial", toB, upgrade(c), []string{c.id, b.id, a.id}, nil},
+		{"report of a release on trial that fails", toB, func(_ context.Context, m *Machine) error {
+			_, err := m.Bless(Verdict{Err: &UnhealthyError{Reason: "no disk"}})
+			var unhealthy *UnhealthyError
+			if errors.As(err, &unhealthy) && !errors.Is(err, powercut.ErrCut) {
+				return nil
+			}
+			return err
+		}, []string{b.id, a.id}, nil},
+		{"verify --repair", func(m *Machine) (string, error) { return a.id, rotState(t, m, a.id) },
+			func(ctx context.Context, m *Machine) error {
+				v, err := m.Verify(ctx, VerifyOptions{Repair: true})
+				if err != nil {
+					return fmt.Errorf("%w: %+v", err, v.Damage)
+				}
+				return nil
+			}, []string{a.id}, func(e layout.Entry) bool { return e.Seq != layout.RecoverySeq }},
+		{"upgrade that shares a rotten layer", func(m *Machine) (string, error) {
+			r, err := m.State.Release(a.id)
+			if err == nil {
+				rot(t, m.State.BlobPath(r.Layers[0].DiffID))
+			}
+			return a.id, err
+		}, upgrade(b), []string{b.id, a.id}, func(e layout.Entry) bool { return e.ID == a.id }},
+		{"arming the tries again", func(m *Machine) (string, error) { use(t, m, a.id, 2); return a.id, nil },
+			func(ctx context.Context, m *Machine) error { _, err := bless(ctx, m); return err }, []string{a.id}, nil},
 		{"rollback", func(m *Machine) (string, error) {
 			if _, err := toB(m); err != nil {
 				return "", err
 			}
 			return b.id, m.ESP.Bless(b.id)
-		}, func(ctx context.Context, m *Machine) error { _, err := m.Rollback(ctx, a.id, nil); return err }, []string{a.id, b.id}},
+		}, func(ctx context.Context, m *Machine) error { _, err := m.Rollback(ctx, a.id, nil); return err },
+			[]string{a.id, b.id}, nil},
 		{"rollback to the failed one", failedB, func(ctx context.Context, m *Machine) error {
 			_, err := m.Rollback(ctx, b.id, nil)
 			return err
-		}, []string{b.id, a.id}},
+		}, []string{b.id, a.id}, nil},
 		{"gc", func(m *Machine) (string, error) {
-			// A release without entry, and what was cut off.
-			img, err := layoutImage(t.Context(), folder(c.dir), "", "", arch(""))
+			// A release without entry, and what was interrupted.
+			img, err := source.Open(t.Context(), c.source(), source.Options{})
 			if err != nil {
 				return "", err
 			}
-			if _, err := m.stage(t.Context(), m.State, img, nil); err != nil {
+			if _, err := m.stage(t.Context(), nil, m.State, img, 0, nil); err != nil {
 				return "", err
 			}
 			dir := filepath.Join(m.ESP.Dir, layout.UKIDir)
-			return a.id, errors.Join(os.WriteFile(filepath.Join(dir, stagedName(entry(9, c.id, 3))), []byte("half"), 0o644),
-				os.WriteFile(filepath.Join(dir, "KAIROS~2.EFI"), []byte("half of its name"), 0o644))
+			return a.id, errors.Join(
+				os.WriteFile(
+					filepath.Join(dir, strings.TrimSuffix(layout.OnTrial(9, c.id).String(), ".efi")+".tmp"),
+					[]byte("half"),
+					0o644,
+				),
+				os.WriteFile(filepath.Join(dir, "KAIROS~2.EFI"), []byte("half of its name"), 0o644),
+			)
 		}, func(ctx context.Context, m *Machine) error {
 			if _, err := m.GC(ctx, nil); err != nil {
 				return err
@@ -96,14 +155,15 @@ func TestPowerCutAtEachStep(t *testing.T) {
 				return fmt.Errorf("beside release and recovery there is still something: %s", left)
 			}
 			return nil
-		}, []string{a.id}},
+		}, []string{a.id}, nil},
 		{"installation onto partitions that are kept", nothing, func(ctx context.Context, m *Machine) error {
 			medium, release, err := liveMedium(t, b)
 			if err != nil {
 				return err
 			}
-			return m.adopt(ctx, medium, release, InstallOptions{})
-		}, []string{b.id, a.id}},
+			forced := config.Parse("config.yaml", []byte("install: {no-format: true, force: true}"))
+			return m.adopt(ctx, medium, release, InstallOptions{Config: config.Merge(forced)})
+		}, []string{b.id, a.id}, nil},
 	}
 	for _, firmware := range []string{"uefi", "bios"} {
 		for _, op := range operations {
@@ -115,18 +175,33 @@ func TestPowerCutAtEachStep(t *testing.T) {
 	}
 }
 
+// rotState damages a layer and the UKI of a release on STATE. (Its kernel for BIOS is recovery's as well.)
+func rotState(t testing.TB, m *Machine, id string) error {
+	r, err := m.State.Release(id)
+	if err != nil {
+		return err
+	}
+	ukis, err := filepath.Glob(filepath.Join(m.ESP.Dir, layout.UKIDir, "kairos-*1-"+id+"*"))
+	if err != nil || len(ukis) != 1 {
+		return fmt.Errorf("UKIs: %q, %w", ukis, err)
+	}
+	rot(t, ukis[0])
+	rot(t, m.State.BlobPath(r.Layers[1].DiffID))
+	return nil
+}
+
 // liveMedium is a store as it is on a live medium.
 func liveMedium(t testing.TB, img testImage) (*store.Store, layout.Release, error) {
 	s := store.New(t.TempDir())
-	i, err := layoutImage(t.Context(), folder(img.dir), "", "", arch(""))
+	i, err := source.Open(t.Context(), img.source(), source.Options{})
 	if err != nil {
 		return nil, layout.Release{}, err
 	}
-	layers, err := stageLayers(t.Context(), s, i, nil)
+	layers, err := (&Machine{}).stageLayers(t.Context(), s, i, 0, nil)
 	if err != nil {
 		return nil, layout.Release{}, err
 	}
-	r := i.release(layers)
+	r := i.Release(layers)
 	return s, r, s.AddRelease(r)
 }
 
@@ -182,11 +257,15 @@ func (op operation) cut(t *testing.T, firmware string, first testImage) {
 
 // judge says whether a disk boots, and whether the command then succeeds on it.
 func (op operation) judge(t *testing.T, disk, firmware, booted string) error {
-	order, err := bootable(disk, firmware)
+	order, err := bootableBut(disk, firmware, op.hurt)
 	if err != nil {
 		return err
 	}
-	if len(order) < 2 { // a release and the recovery system
+	least := 2 // a release and the recovery system
+	if op.hurt != nil {
+		least = 1
+	}
+	if len(order) < least {
 		return fmt.Errorf("boots only %v", order)
 	}
 	m := fakeMachine(t, disk, firmware, booted, t.TempDir(), nil)
@@ -207,7 +286,11 @@ func (op operation) judge(t *testing.T, disk, firmware, booted string) error {
 
 // killed ends the command at each step, and continues on what is there.
 func (op operation) killed(t *testing.T, before powercut.State, firmware, booted, cache string, steps int) {
-	for k := 1; k < steps; k += 7 {
+	each := 7
+	if steps < 30 { // such as those of a blessing
+		each = 1
+	}
+	for k := 1; k < steps; k += each {
 		disk := filepath.Join(t.TempDir(), fmt.Sprint(k))
 		if err := before.Write(disk); err != nil {
 			t.Fatal(err)
@@ -219,7 +302,9 @@ func (op operation) killed(t *testing.T, before powercut.State, firmware, booted
 			}
 			return nil
 		}}
-		if err := op.do(t.Context(), fakeMachine(t, disk, firmware, booted, cache, d)); !errors.Is(err, powercut.ErrCut) {
+		err := op.do(t.Context(), fakeMachine(t, disk, firmware, booted, cache, d))
+		// A repair says of each object what went wrong, and goes on.
+		if repairs := op.hurt != nil && err != nil; !repairs && !errors.Is(err, powercut.ErrCut) {
 			t.Fatalf("killed at step %d: %v", k, err)
 		}
 		if err := op.judge(t, disk, firmware, booted); err != nil {

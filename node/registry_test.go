@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"math/big"
 	"math/rand/v2"
@@ -21,6 +22,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -30,6 +32,12 @@ import (
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/kairos-buildkit/kairos/image/registry"
+	"github.com/kairos-buildkit/kairos/image/source"
+	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/loader"
+	"github.com/kairos-buildkit/kairos/store"
 )
 
 // fakeRegistry serves an OCI layout as the repository "os" with the tag "v2".
@@ -39,7 +47,9 @@ type fakeRegistry struct {
 	mu     sync.Mutex
 	ranges []string
 	// wall is an offset in a blob behind which no byte comes through.
-	wall       atomic.Int64
+	wall atomic.Int64
+	// refused is called when somebody who has everything before the wall asks for more.
+	refused    func()
 	user, pass string
 }
 
@@ -84,6 +94,9 @@ func (f *fakeRegistry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if wall := f.wall.Load(); wall > 0 {
 		var from int64
 		fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
+		if from >= wall {
+			f.refused()
+		}
 		out.limited, out.left = true, max(wall-from, 0)
 	}
 	http.ServeContent(out, r, "", time.Time{}, bytes.NewReader(b))
@@ -126,11 +139,13 @@ func TestRegistryCutInTheMiddleOfALayerIsResumed(t *testing.T) {
 	disk, cache := t.TempDir(), t.TempDir()
 	m := install(t, disk, "uefi", cache, a)
 
-	// Cut for good: the command fails, what boots is as it was.
+	// Interrupted for good: it is tried again until the command is stopped, and what boots is as it was.
 	reg.wall.Store(size / 2)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if _, err := m.Upgrade(ctx, UpgradeOptions{Source: Source{Registry, addr + "/os:v2"}}); err == nil {
+	reg.refused = cancel
+	if _, err := m.Upgrade(ctx,
+		UpgradeOptions{Source: source.Ref{Kind: source.Registry, Name: addr + "/os:v2"}}); err == nil {
 		t.Fatal("succeeded although no layer came whole")
 	}
 	if order, err := bootable(disk, "uefi"); err != nil || order[0].ID != a.id {
@@ -141,7 +156,13 @@ func TestRegistryCutInTheMiddleOfALayerIsResumed(t *testing.T) {
 	reg.bytes.Store(0)
 	reg.ranges = nil
 	var steps []string
-	r, err := m.Upgrade(t.Context(), UpgradeOptions{Source: Source{Registry, addr + "/os:v2"}, Progress: func(e Event) { steps = append(steps, e.Step+" "+e.Object) }})
+	r, err := m.Upgrade(
+		t.Context(),
+		UpgradeOptions{
+			Source:   source.Ref{Kind: source.Registry, Name: addr + "/os:v2"},
+			Progress: func(e Event) { steps = append(steps, e.Step+" "+e.Object) },
+		},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,12 +199,20 @@ func TestHostsTomlAndCredentials(t *testing.T) {
 	if err := os.WriteFile(ca, pemOf(srv), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	toml := fmt.Sprintf("server = \"https://registry.example\"\n[host.\"https://%s\"]\n  capabilities = [\"pull\", \"resolve\"]\n  ca = %q\n", addr, ca)
+	toml := fmt.Sprintf(
+		"server = \"https://registry.example\"\n[host.\"https://%s\"]\n  capabilities = [\"pull\", "+
+			"\"resolve\"]\n  ca = %q\n",
+		addr,
+		ca,
+	)
 	if err := os.WriteFile(filepath.Join(host, "hosts.toml"), []byte(toml), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	auth := filepath.Join(conf, "auth.json")
-	o := UpgradeOptions{Source: Source{Registry, "registry.example/os:v2"}, Registry: RegistryOptions{HostsDir: conf, AuthFiles: []string{auth}}}
+	o := UpgradeOptions{
+		Source:   source.Ref{Kind: source.Registry, Name: "registry.example/os:v2"},
+		Registry: registry.Options{HostsDir: conf, AuthFiles: []string{auth}},
+	}
 	if _, err := m.Upgrade(t.Context(), o); err == nil {
 		t.Error("succeeded without credentials")
 	}
@@ -208,7 +237,9 @@ func TestClockInThePast(t *testing.T) {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().AddDate(56, 0, 0), NotAfter: time.Now().AddDate(57, 0, 0), IsCA: true, BasicConstraintsValid: true}
+		NotBefore: time.Now().
+			AddDate(56, 0, 0),
+		NotAfter: time.Now().AddDate(57, 0, 0), IsCA: true, BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(crand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -234,8 +265,15 @@ func TestClockInThePast(t *testing.T) {
 	}
 	disk := t.TempDir()
 	m := install(t, disk, "uefi", t.TempDir(), a)
-	_, err = m.Upgrade(t.Context(), UpgradeOptions{Source: Source{Registry, addr + "/os:v2"}, Registry: RegistryOptions{HostsDir: conf}})
-	if err == nil || !strings.Contains(err.Error(), "the clock of this machine says "+time.Now().Format(time.DateOnly)) {
+	_, err = m.Upgrade(
+		t.Context(),
+		UpgradeOptions{
+			Source:   source.Ref{Kind: source.Registry, Name: addr + "/os:v2"},
+			Registry: registry.Options{HostsDir: conf},
+		},
+	)
+	if err == nil ||
+		!strings.Contains(err.Error(), "the clock of this machine says "+time.Now().Format(time.DateOnly)) {
 		t.Errorf("got %v", err)
 	}
 	if order, err := bootable(disk, "uefi"); err != nil || order[0].ID != a.id {
@@ -252,9 +290,11 @@ func TestEachSourceGivesTheSameRelease(t *testing.T) {
 	archive := filepath.Join(t.TempDir(), "b.tar")
 	tool(t, "tar", "-C", b.dir, "-cf", archive, ".")
 	saved := dockerSave(t, b)
-	for _, src := range []string{"oci-layout:" + b.dir, "oci-archive:" + archive, "docker-archive:" + saved, "docker-archive:" + saved + ":v2"} {
+	for _, src := range []string{
+		"oci-layout:" + b.dir, "oci-archive:" + archive, "docker-archive:" + saved, "docker-archive:" + saved + ":v2",
+	} {
 		m := install(t, t.TempDir(), "uefi", t.TempDir(), a)
-		s, err := ParseSource(src)
+		s, err := source.Parse(src)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -275,7 +315,7 @@ func TestEachSourceGivesTheSameRelease(t *testing.T) {
 	tool(t, "tar", "-C", root, "-xf", writeTemp(t, b.layers[2]))
 	m := install(t, t.TempDir(), "uefi", t.TempDir(), a)
 	for range 2 {
-		r, err := m.Upgrade(t.Context(), UpgradeOptions{Source: Source{Directory, root}})
+		r, err := m.Upgrade(t.Context(), UpgradeOptions{Source: source.Ref{Kind: source.Directory, Name: root}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -321,7 +361,11 @@ func dockerSave(t testing.TB, img testImage) string {
 		files[name] = l
 		names = append(names, name)
 	}
-	files["manifest.json"], _ = json.Marshal([]map[string]any{{"Config": manifest.Config.Digest.Encoded() + ".json", "RepoTags": []string{"os:v2"}, "Layers": names}})
+	files["manifest.json"], _ = json.Marshal(
+		[]map[string]any{
+			{"Config": manifest.Config.Digest.Encoded() + ".json", "RepoTags": []string{"os:v2"}, "Layers": names},
+		},
+	)
 	for name, b := range files {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -336,46 +380,99 @@ func dockerSave(t testing.TB, img testImage) string {
 	return archive
 }
 
-func TestParseSource(t *testing.T) {
-	for in, want := range map[string]Source{
-		"registry.example/os:v2":            {Registry, "registry.example/os:v2"},
-		"oci:registry.example/os:v2":        {Registry, "registry.example/os:v2"},
-		"oci://registry.example/os:v2":      {Registry, "registry.example/os:v2"},
-		"localhost:5000/os@sha256:" + idA:   {Registry, "localhost:5000/os@sha256:" + idA},
-		"os:v2":                             {Registry, "os:v2"},
-		"oci-layout:/a/b:tag":               {OCILayout, "/a/b:tag"},
-		"docker-archive:x.tar":              {DockerArchive, "x.tar"},
-		"containerd:registry.example/os:v2": {Containerd, "registry.example/os:v2"},
-		"dir:/":                             {Directory, "/"},
-	} {
-		got, err := ParseSource(in)
-		if err != nil || got != want {
-			t.Errorf("%s: %+v, %v", in, got, err)
-		}
-		if again, err := ParseSource(got.String()); err != nil || again != got {
-			t.Errorf("%s formats as %s, which parses as %+v, %v", in, got, again, err)
-		}
+// A second run waits, says for whom, and gives up by name.
+func TestTwoRunsDoNotMeet(t *testing.T) {
+	root := t.TempDir()
+	unlock, err := Lock(t.Context(), root, LockOptions{Who: "upgrade"})
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, in := range []string{"", "oci:", "dir:", "a b"} {
-		if got, err := ParseSource(in); err == nil {
-			t.Errorf("%q accepted as %+v", in, got)
+	_, err = Lock(t.Context(), root, LockOptions{Who: "reset"})
+	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "upgrade") {
+		t.Errorf("second: %v", err)
+	}
+	waited := ""
+	unlock2, err := Lock(t.Context(), root, LockOptions{Who: "bless", Wait: time.Hour, Waiting: func(who string) {
+		waited = who
+		unlock()
+	}})
+	if err != nil || waited != "upgrade" {
+		t.Fatalf("waited for %q: %v", waited, err)
+	}
+	_, err = Lock(t.Context(), root, LockOptions{})
+	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "bless") {
+		t.Errorf("third: %v", err)
+	}
+	unlock2()
+}
+
+func tool(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// An upgrade that failed for another reason than the network gives the room back that it took for what it fetched; one
+// that there is no room for on PERSISTENT fetches nothing.
+func TestFailedUpgradeGivesRoomBack(t *testing.T) {
+	a, _, _ := threeImages(t)
+	big := newImage(t, runtime.GOARCH, a.layers[0], tarOf(t, map[string]string{"big": noise(2 << 20)}), a.layers[2])
+	reg := &fakeRegistry{dir: big.dir}
+	srv := httptest.NewServer(reg)
+	defer srv.Close()
+	cache := t.TempDir()
+	m := install(t, t.TempDir(), "uefi", cache, a)
+	o := UpgradeOptions{
+		Source: source.Ref{Kind: source.Registry, Name: strings.TrimPrefix(srv.URL, "http://") + "/os:v2"},
+	}
+	good := m.bootFiles
+	m.bootFiles = func(*store.Store, layout.Release, Progress) (loader.BootFiles, bootFacts, error) {
+		return loader.BootFiles{}, bootFacts{}, errors.New("it cannot boot")
+	}
+	if _, err := m.Upgrade(t.Context(), o); err == nil || !strings.Contains(err.Error(), "cannot boot") {
+		t.Fatal(err)
+	}
+	if n := size(t, filepath.Join(cache, cacheDir, "content")); n > 64<<10 {
+		t.Errorf("%d bytes are left of what was fetched", n)
+	}
+	m.bootFiles = good
+	reg.bytes.Store(0)
+	m.freeBytes = func(dir string) (int64, error) {
+		if strings.HasPrefix(dir, cache) {
+			return 9 << 20, nil
 		}
+		return 1 << 40, nil
+	}
+	var refused *RefusedError
+	if _, err := m.Upgrade(t.Context(), o); !errors.As(err, &refused) ||
+		!strings.Contains(err.Error(), "PERSISTENT has 9 MiB") {
+		t.Errorf("%v", err)
+	}
+	if n := reg.bytes.Load(); n > 64<<10 {
+		t.Errorf("%d bytes were fetched", n)
+	}
+	m.freeBytes = nil
+	if r, err := m.Upgrade(t.Context(), o); err != nil || r.Release != big.id {
+		t.Errorf("with room again: %+v, %v", r, err)
 	}
 }
 
-func TestTwoRunsDoNotMeet(t *testing.T) {
-	root := t.TempDir()
-	unlock, err := Lock(t.Context(), root, 0)
+// size is what the files in a directory have.
+func size(t *testing.T, dir string) (n int64) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		n += info.Size()
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Lock(t.Context(), root, 0); !errors.Is(err, ErrLocked) {
-		t.Errorf("second: %v", err)
-	}
-	unlock()
-	unlock, err = Lock(t.Context(), root, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	unlock()
+	return n
 }

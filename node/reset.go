@@ -11,21 +11,24 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/disk"
+	"github.com/kairos-buildkit/kairos/internal/blockdev"
 	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/node/partition"
 	"github.com/kairos-buildkit/kairos/store"
 )
 
-// ResetOptions say what to make anew.
+// ResetOptions say what to format.
 type ResetOptions struct {
 	OEM      bool // the node's cloud-config too
 	Progress Progress
 }
 
-// Reset makes STATE and PERSISTENT anew, from the recovery system that runs: the node has its
+// Reset formats STATE and PERSISTENT, from the recovery system that runs: the node has its
 // release then, and nothing of what was kept. Until that is done the recovery system is the only
 // one that boots.
-func (m *Machine) Reset(ctx context.Context, o ResetOptions) (r Result, err error) {
+func (m *Machine) Reset(ctx context.Context, o ResetOptions) (r api.Result, err error) {
 	if m.Boot.Role != layout.RoleRecovery {
 		return r, refuse("reset runs in the recovery system: restart the machine and choose it in the boot menu")
 	}
@@ -38,8 +41,13 @@ func (m *Machine) Reset(ctx context.Context, o ResetOptions) (r Result, err erro
 		return r, err
 	}
 	r.Release, r.Version = id, release.Version
-	files, _, err := m.bootFiles(m.Recovery, withCmdline(release, m.config()), o.Progress)
+	files, _, err := m.bootFiles(m.Recovery, withCmdline(release, m.config().Install()), o.Progress)
 	if err != nil {
+		return r, err
+	}
+	// The config is read before it may be erased.
+	h := &hooks{m: m, command: "reset", config: m.nodeConfig(), progress: o.Progress}
+	if err := h.before(ctx); err != nil {
 		return r, err
 	}
 	// From here on the recovery system boots, until the new one is complete.
@@ -60,7 +68,7 @@ func (m *Machine) Reset(ctx context.Context, o ResetOptions) (r Result, err erro
 		if !ok {
 			continue
 		}
-		o.Progress.step("partition", p.Label)
+		o.Progress.step(api.StepPartition, p.Label)
 		if err := m.format(ctx, p, list); err != nil {
 			return r, fmt.Errorf("reset %s: %w", p.Label, err)
 		}
@@ -68,34 +76,24 @@ func (m *Machine) Reset(ctx context.Context, o ResetOptions) (r Result, err erro
 	if m.State, err = m.remountState(); err != nil {
 		return r, err
 	}
-	if err := m.activate(ctx, &stagedRelease{release, files}, o.Progress); err != nil {
+	if err := m.activate(ctx, &stagedRelease{release: release, files: files}, o.Progress); err != nil {
 		return r, err
 	}
 	r.Changed = true
-	return r, m.updateLoaders(release, o.Progress)
+	if err := m.updateLoaders(release, o.Progress); err != nil {
+		return r, err
+	}
+	return r, h.after(ctx)
 }
 
-// config is the node's config as far as it can be read.
-func (m *Machine) config() Config {
-	docs, err := readConfigDir(m.OEM)
-	if err != nil {
-		return Config{}
-	}
-	c, err := ParseConfig(docs...)
-	if err != nil {
-		return Config{}
-	}
-	return c
-}
-
-// format makes a partition's file system anew.
+// format writes a new file system to a partition.
 func (m *Machine) format(ctx context.Context, p layout.Partition, files []disk.File) error {
-	if err := m.mounts.unmount(p.Name); err != nil {
+	if err := m.mounts.Unmount(p.Name); err != nil {
 		return err
 	}
 	device := m.Boot.Devices[p.Name]
 	if device == "" {
-		return errors.New("the disk has no such partition: install anew")
+		return errors.New("the disk has no such partition: install again")
 	}
 	f, err := openExclusive(device)
 	if err != nil {
@@ -107,7 +105,7 @@ func (m *Machine) format(ctx context.Context, p layout.Partition, files []disk.F
 	defer f.Close()
 	e := disk.Ext4{Label: p.Label, Time: time.Now(), Files: files}
 	rand.Read(e.UUID[:])
-	if e.Size, err = deviceSize(f); err != nil {
+	if e.Size, err = blockdev.Size(f); err != nil {
 		return err
 	}
 	image, err := e.Image()
@@ -146,9 +144,12 @@ func emptyDir(dir string) error {
 }
 
 func (m *Machine) remountState() (*store.Store, error) {
-	dir, err := m.mounts.mount("state", m.Boot.Devices["state"], "ext4")
+	dir, err := m.mounts.Mount("state", m.Boot.Devices["state"], "ext4")
 	if err != nil {
 		return nil, err
 	}
 	return store.NewOn(dir, m.FS), nil
 }
+
+// syncFS writes out the file system that dir is in.
+func syncFS(dir string) error { return partition.Sync(dir) }

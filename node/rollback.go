@@ -5,17 +5,19 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/loader"
 	"github.com/kairos-buildkit/kairos/store"
 )
 
 // Rollback makes another release that the node has boot next, on trial like any other: the
 // passive one, or the one whose id is given, which may be one that failed before.
-func (m *Machine) Rollback(ctx context.Context, id string, progress Progress) (r Result, err error) {
+func (m *Machine) Rollback(ctx context.Context, id string, progress Progress) (r api.Result, err error) {
 	if err := m.installed(); err != nil {
 		return r, err
 	}
-	slots, err := m.ESP.Slots()
+	slots, err := m.ESP.State()
 	if err != nil {
 		return r, err
 	}
@@ -41,11 +43,11 @@ func (m *Machine) Rollback(ctx context.Context, id string, progress Progress) (r
 	}
 	r.Version = release.Version
 	// The boot files as they are on the ESP may be what made it fail; the layers are verified.
-	files, _, err := m.bootFiles(m.State, withCmdline(release, m.config()), progress)
+	files, _, err := m.bootFiles(m.State, withCmdline(release, m.config().Install()), progress)
 	if err != nil {
 		return r, err
 	}
-	staged := &stagedRelease{release, files}
+	staged := &stagedRelease{release: release, files: files}
 	if err := m.activate(ctx, staged, progress); err != nil {
 		return r, m.explain(err)
 	}
@@ -57,7 +59,7 @@ func (m *Machine) Rollback(ctx context.Context, id string, progress Progress) (r
 }
 
 // other returns the release to roll back to: the one that is not active.
-func (m *Machine) other(slots Slots) (string, error) {
+func (m *Machine) other(slots loader.State) (string, error) {
 	active, _ := slots.Active()
 	for _, e := range slots.Entries {
 		if e.ID != active.ID && m.complete(m.State, e.ID) {
@@ -67,7 +69,7 @@ func (m *Machine) other(slots Slots) (string, error) {
 	return "", refuse("there is no release to roll back to: this node has one only")
 }
 
-// GC removes the releases that no role needs, their layers, and what runs that were cut off
+// GC removes the releases that no role needs, their layers, and what interrupted runs
 // have left.
 func (m *Machine) GC(ctx context.Context, progress Progress) ([]string, error) {
 	if err := m.installed(); err != nil {
@@ -85,7 +87,7 @@ func (m *Machine) GC(ctx context.Context, progress Progress) ([]string, error) {
 		return gone, fmt.Errorf("collect garbage: %w", err)
 	}
 	if m.Recovery != nil {
-		slots, err := m.ESP.Slots()
+		slots, err := m.ESP.State()
 		if err != nil {
 			return gone, err
 		}

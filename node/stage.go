@@ -5,54 +5,139 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"maps"
+	"slices"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/boot"
 	"github.com/kairos-buildkit/kairos/erofs"
+	"github.com/kairos-buildkit/kairos/image"
+	"github.com/kairos-buildkit/kairos/image/source"
+	"github.com/kairos-buildkit/kairos/internal/bounded"
 	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/loader"
+	"github.com/kairos-buildkit/kairos/node/fetch"
 	"github.com/kairos-buildkit/kairos/store"
+	"github.com/kairos-buildkit/kairos/uki"
 )
 
 // staged is a release that is complete in a store, and what it boots from.
 type stagedRelease struct {
-	release layout.Release
-	files   BootFiles
+	release  layout.Release
+	files    loader.BootFiles
+	transfer api.Transfer
+}
+
+// bootFacts are what a release's record says of its boot files.
+type bootFacts struct {
+	version string        // as [layout.ReleaseVersion] has it
+	uki     layout.Digest // Authenticode digest of the UKI
+	v1      bool          // /init reads release.json in the first format only
 }
 
 // stage brings an image into a store: missing layers, then release.json. Nothing that
 // boots today is touched.
-func (m *Machine) stage(ctx context.Context, s *store.Store, img *image, progress Progress) (*stagedRelease, error) {
-	layers, err := stageLayers(ctx, s, img, progress)
+func (m *Machine) stage(
+	ctx context.Context,
+	e *fetch.Engine,
+	s *store.Store,
+	img *source.Image,
+	maxContent int64,
+	progress Progress,
+) (*stagedRelease, error) {
+	if err := readableBefore(s, img); err != nil {
+		return nil, err
+	}
+	if err := m.repairShared(ctx, s, img, progress); err != nil {
+		return nil, err
+	}
+	listed, err := m.listed()
 	if err != nil {
 		return nil, err
 	}
-	release := img.release(layers)
-	files, version, err := m.bootFiles(s, withCmdline(release, m.config()), progress)
+	beside := m.published(ctx, s, img, e, progress)
+	var transfer api.Transfer
+	if beside != nil {
+		if transfer, err = m.fetch(ctx, s, beside, progress); err != nil {
+			if ctx.Err() != nil || isNoSpace(err) || isReadOnly(err) {
+				return nil, err
+			}
+			progress.note(fmt.Sprintf("the release beside the image cannot be had, its layers are converted: %v", err))
+			beside = nil
+		}
+	}
+	layers, err := m.stageLayers(ctx, s, img, maxContent, progress) // what is there already stays
+	if tooLarge := (*erofs.ContentError)(nil); errors.As(err, &tooLarge) {
+		return nil, refuse("%v: if the image is meant to be that large, say so with --max-content SIZE", err)
+	}
 	if err != nil {
 		return nil, err
 	}
-	if release.Version == "" {
-		release.Version = version
+	layers, err = s.FixUp(ctx, layers, erofs.Options{Compression: compressionFor(img.Config.Config.Labels)})
+	if err != nil {
+		return nil, refuse("the image's layers cannot be stacked: %v", err)
 	}
-	progress.step("release", release.ID())
+	if beside != nil && !slices.Equal(layers, beside.Release.Layers) {
+		progress.note("the release beside the image has another layer that sets directories right: it is not used")
+		beside = nil
+	}
+	release := img.Release(layers)
+	here := withCmdline(release, m.config().Install())
+	files, facts, err := m.bootFiles(s, here, progress)
+	if err != nil {
+		return nil, err
+	}
+	if !maps.Equal(here.Labels, release.Labels) {
+		// This node's boot files are its own; the release has the image's.
+		if _, facts, err = m.bootFiles(s, release, nil); err != nil {
+			return nil, err
+		}
+	}
+	if facts.version != "" {
+		release.Version = facts.version
+	}
+	release.UKI = facts.uki
+	if beside != nil {
+		release = beside.Release
+		release.Image = img.Ref
+	}
+	if facts.v1 {
+		release = release.AsV1()
+	} else if beside != nil {
+		// Its format is what its publisher says.
+	} else if release.Format, err = m.formatIn(s, release, listed); err != nil {
+		return nil, err
+	}
+	progress.step(api.StepRelease, release.ID())
 	if err := s.AddRelease(release); err != nil {
 		return nil, err
 	}
-	return &stagedRelease{release, files}, nil
+	return &stagedRelease{release, files, transfer}, nil
 }
 
-func stageLayers(ctx context.Context, s *store.Store, img *image, progress Progress) ([]layout.Layer, error) {
+func (m *Machine) stageLayers(
+	ctx context.Context,
+	s *store.Store,
+	img *source.Image,
+	maxContent int64,
+	progress Progress,
+) ([]layout.Layer, error) {
 	var layers []layout.Layer
-	for n, l := range img.layers {
-		layer, ok, err := s.Layer(l.diffID)
+	o, err := m.conversion(s, maxContent)
+	if err != nil {
+		return nil, err
+	}
+	o.Compression = compressionFor(img.Config.Config.Labels)
+	for n, l := range img.Layers {
+		layer, ok, err := s.Layer(l.DiffID)
 		if err != nil {
 			return nil, err
 		}
 		if !ok {
-			progress.step("layer", fmt.Sprintf("%s (%d of %d)", short(string(l.diffID)), n+1, len(img.layers)))
-			if layer, err = addLayer(ctx, s, l, compressionFor(img.config.Config.Labels)); err != nil {
+			name := fmt.Sprintf("%s (%d of %d)", l.DiffID.Short(), n+1, len(img.Layers))
+			progress := progress.layer(name, l.DiffID)
+			progress(0)
+			if layer, err = addLayer(ctx, s, l, o, progress); err != nil {
 				return nil, err
 			}
 		}
@@ -61,85 +146,134 @@ func stageLayers(ctx context.Context, s *store.Store, img *image, progress Progr
 	return layers, nil
 }
 
-func addLayer(ctx context.Context, s *store.Store, l imageLayer, c erofs.Compression) (layout.Layer, error) {
-	r, err := l.open(ctx)
+func addLayer(
+	ctx context.Context,
+	s *store.Store,
+	l image.Layer,
+	o erofs.Options,
+	progress func(int64),
+) (layout.Layer, error) {
+	if l.Blob != nil {
+		return copyLayer(ctx, s, l.Blob, progress)
+	}
+	r, err := l.Open(ctx)
 	if err != nil {
-		return layout.Layer{}, fmt.Errorf("layer %s: %w", l.diffID, err)
+		return layout.Layer{}, fmt.Errorf("layer %s: %w", l.DiffID, err)
 	}
 	defer r.Close()
-	return s.AddLayer(ctx, l.diffID, r, erofs.Options{Compression: c})
+	return s.AddLayer(ctx, l.DiffID, &countedReader{r: r, progress: progress}, o)
 }
 
-// compressionFor chooses how a node compresses what it fetches: as the image asks for, else
-// as the running kernel reads it. The kernel that will read it is only known when the layers
-// are there.
-func compressionFor(labels map[string]string) erofs.Compression {
-	switch c := erofs.Compression(labels[layout.ImageLabelCompression]); c {
-	case "zstd", "lz4", "none":
-		return c
+// conversion bounds what an image's new layers may have in all; 0 is what the store's partition may hold.
+func (m *Machine) conversion(s *store.Store, maxContent int64) (erofs.Options, error) {
+	if maxContent == 0 {
+		have, err := m.free(s.Dir())
+		if err != nil {
+			return erofs.Options{}, err
+		}
+		maxContent = store.MaxContent(have)
 	}
-	return runningCompression()
+	return erofs.Options{MaxContent: maxContent, Budget: erofs.NewBudget(maxContent)}, nil
 }
 
-// runningCompression is what the running kernel reads: the next one is not older, as a rule,
-// and one that cannot read its root uses up its tries.
-func runningCompression() erofs.Compression {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return "none"
+// What is read of an image's files into memory is bounded, in bytes: a file may be a hole of terabytes.
+const (
+	maxText     = 16 << 20
+	maxKernel   = 256 << 20
+	maxBootFile = 1 << 30 // kernel and initrd, in a UKI
+)
+
+// readImageFile reads a file of an image, and refuses the image where the file is larger than that.
+func readImageFile(tree fs.FS, name string, limit int64) ([]byte, error) {
+	b, err := bounded.ReadFile(tree, name, limit)
+	if tooLarge := (*bounded.SizeError)(nil); errors.As(err, &tooLarge) {
+		return nil, refuse("the image cannot boot: %v", err)
 	}
-	var major, minor int
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
-		return "none"
-	}
-	if major > 6 || major == 6 && minor >= 10 {
-		return "zstd"
-	}
-	return "lz4"
+	return b, err
 }
 
-// readBootFiles takes a release's boot files out of its layers, or makes them anew where they
+// readBootFiles takes a release's boot files out of its layers, or regenerates them where they
 // do not fit the image's kernel any more.
-func readBootFiles(s *store.Store, r layout.Release, progress Progress) (BootFiles, string, error) {
-	progress.step("boot files", "")
+func readBootFiles(s *store.Store, r layout.Release, progress Progress) (loader.BootFiles, bootFacts, error) {
+	var files loader.BootFiles
+	var facts bootFacts
+	progress.step(api.StepBootFiles, "")
 	tree, err := s.Tree(r.Layers)
 	if err != nil {
-		return BootFiles{}, "", err
+		return files, facts, err
 	}
 	defer tree.Close()
-	version := ""
-	if b, err := fs.ReadFile(tree, layout.ImageRelease); err == nil {
-		version = ReleaseVars(b)["KAIROS_VERSION"]
+	b, err := readImageFile(tree, layout.ImageRelease, maxText)
+	if refused := (*RefusedError)(nil); errors.As(err, &refused) {
+		return files, facts, err
 	}
+	if err != nil {
+		b = nil // it has none
+	}
+	facts.version = layout.ReleaseVersion(r.Labels, b)
 	if _, err := fs.Stat(tree, layout.ImageStub); err != nil {
-		return BootFiles{}, "", refuse("the image has no boot layer (/%s is missing): build it with the Kairos frontend (`# syntax=kairos`)", layout.ImageStub)
+		return files, facts, refuse(
+			"the image has no boot layer (/%s is missing): build it with the Kairos frontend (`# syntax=kairos`)",
+			layout.ImageStub,
+		)
 	}
 	o := boot.OptionsFrom(r.Labels)
 	fits, why, err := boot.Check(tree, o)
 	if err != nil {
-		return BootFiles{}, "", refuse("the image cannot boot: %v", err)
+		return files, facts, refuse("the image cannot boot: %v", err)
 	}
-	if fits {
-		files, err := imageBootFiles(tree)
-		return files, version, err
+	kernel, err := boot.FindKernel(tree, o)
+	if err != nil {
+		return files, facts, refuse("the image cannot boot: %v", err)
 	}
-	progress.note("making the boot files anew: " + why)
+	if err := readable(s, r.Layers, "the image's kernel "+kernel.Version, kernel.Compression()); err != nil {
+		return files, facts, err
+	}
+	if facts.v1 = boot.ReadsRelease(tree) < layout.ReleaseSchema; fits {
+		files, err = imageBootFiles(tree)
+	} else {
+		progress.note("regenerating the boot files: " + why)
+		files, err = makeBootFiles(tree, o)
+	}
+	if err != nil {
+		return files, facts, err
+	}
+	files.Name = menuName(tree, facts.version)
+	digest, err := uki.Authenticode(files.UKI)
+	if err != nil {
+		return files, facts, refuse("the image cannot boot: /%s: %v", layout.ImageUKI, err)
+	}
+	facts.uki = layout.SHA256(digest)
+	return files, facts, nil
+}
+
+func makeBootFiles(tree fs.FS, o boot.Options) (loader.BootFiles, error) {
 	made, err := boot.Make(tree, o)
 	if err != nil {
-		return BootFiles{}, "", refuse("the image cannot boot: %v", err)
+		return loader.BootFiles{}, refuse("the image cannot boot: %v", err)
 	}
-	files := BootFiles{UKI: made.UKI, Cmdline: made.Cmdline}
+	files := loader.BootFiles{UKI: made.UKI, Cmdline: made.Cmdline}
 	if hasGrub(tree) {
 		files.Kernel, files.Initrd = made.Kernel, made.Initrd
 	}
-	return files, version, nil
+	return files, nil
 }
 
-func imageBootFiles(tree fs.FS) (f BootFiles, err error) {
-	if f.UKI, err = fs.ReadFile(tree, layout.ImageUKI); err != nil {
+// menuName is an image's name in boot menus.
+func menuName(tree fs.FS, version string) string {
+	for _, name := range []string{"etc/os-release", "usr/lib/os-release"} {
+		if b, err := readImageFile(tree, name, maxText); err == nil {
+			return layout.EntryName(b, version)
+		}
+	}
+	return layout.EntryName(nil, version)
+}
+
+func imageBootFiles(tree fs.FS) (f loader.BootFiles, err error) {
+	if f.UKI, err = readImageFile(tree, layout.ImageUKI, maxBootFile); err != nil {
 		return f, err
 	}
-	b, err := fs.ReadFile(tree, layout.ImageBootManifest)
+	b, err := readImageFile(tree, layout.ImageBootManifest, maxText)
 	if err != nil {
 		return f, err
 	}
@@ -151,10 +285,10 @@ func imageBootFiles(tree fs.FS) (f BootFiles, err error) {
 	if !hasGrub(tree) {
 		return f, nil
 	}
-	if f.Kernel, err = fs.ReadFile(tree, layout.ImageKernel); err != nil {
+	if f.Kernel, err = readImageFile(tree, layout.ImageKernel, maxKernel); err != nil {
 		return f, err
 	}
-	f.Initrd, err = fs.ReadFile(tree, layout.ImageInitrd)
+	f.Initrd, err = readImageFile(tree, layout.ImageInitrd, maxBootFile)
 	return f, err
 }
 
@@ -165,18 +299,11 @@ func hasGrub(tree fs.FS) bool {
 }
 
 // free returns the free bytes of the file system that a folder is in.
-func free(dir string) (int64, error) {
-	var st unix.Statfs_t
-	for {
-		err := unix.Statfs(dir, &st)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
-		}
-		return int64(st.Bavail) * st.Bsize, nil
+func (m *Machine) free(dir string) (int64, error) {
+	if m.freeBytes != nil {
+		return m.freeBytes(dir)
 	}
+	return store.Free(dir)
 }
 
 // reserve is kept free on each partition, in bytes: for logs and for file system metadata.
@@ -184,13 +311,13 @@ const reserve = 8 << 20
 
 // needed estimates the bytes that an image's missing layers take in a store. Compressed layers
 // take about the same again as EROFS; uncompressed ones less.
-func needed(s *store.Store, img *image) (int64, error) {
+func needed(s *store.Store, img *source.Image) (int64, error) {
 	var n int64
-	for _, l := range img.layers {
-		if _, ok, err := s.Layer(l.diffID); err != nil {
+	for _, l := range img.Layers {
+		if _, ok, err := s.Layer(l.DiffID); err != nil {
 			return 0, err
 		} else if !ok {
-			n += l.size + l.size/4
+			n += l.Stored + l.Stored/4
 		}
 	}
 	return n, nil

@@ -3,104 +3,130 @@ package node
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/loader"
 	"github.com/kairos-buildkit/kairos/store"
 )
 
-// Status is what `kairos-apply status -o json` prints.
-type Status struct {
-	// Schema is 1. It grows when a field changes its meaning; new fields may come any time.
-	Schema int `json:"schema"`
-	// Mode is "installed" (booted from STATE), "recovery", "live" (from a medium) or "none"
-	// (a container, or a system that Kairos did not start).
-	Mode string `json:"mode"`
-	// Firmware is "uefi" or "bios".
-	Firmware string `json:"firmware,omitempty"`
-	// Booted is the release that runs.
-	Booted *Slot `json:"booted,omitempty"`
-	// Active is the release that boots next, Passive the one that boots if that fails,
-	// Recovery the one that boots if both fail.
-	Active   *Slot `json:"active,omitempty"`
-	Passive  *Slot `json:"passive,omitempty"`
-	Recovery *Slot `json:"recovery,omitempty"`
-	// Failed are releases that used up their tries. They stay until the next upgrade.
-	Failed []Slot `json:"failed,omitempty"`
-}
-
-// Slot is one release on a node.
-type Slot struct {
-	Release string `json:"release"` // id
-	Version string `json:"version,omitempty"`
-	Image   string `json:"image,omitempty"`
-	// Blessed says that the release has proved healthy. One that has not has tries.
-	Blessed   bool `json:"blessed"`
-	TriesLeft int  `json:"triesLeft"`
-	TriesUsed int  `json:"triesUsed"`
-	// Problem says why the release cannot boot, where that is known: its release.json or a
-	// layer is missing or damaged.
-	Problem string `json:"problem,omitempty"`
-	// Failure is what was recorded when the release last failed.
-	Failure *Failure `json:"failure,omitempty"`
-}
-
-// Failure is why a release failed.
-type Failure struct {
-	Reason string `json:"reason"`
-	Log    string `json:"log,omitempty"` // last lines of the console
-}
-
 // Status tells what is booted and what the loader will do.
-func (m *Machine) Status() (Status, error) {
-	s := Status{Schema: 1, Mode: "live", Firmware: m.Boot.Firmware}
-	switch m.Boot.Role {
-	case layout.RoleSystem:
-		s.Mode = "installed"
-	case layout.RoleRecovery:
-		s.Mode = "recovery"
-	}
+func (m *Machine) Status() (api.Status, error) {
 	if m.ESP == nil {
+		s := m.newStatus()
 		s.Booted = slot(store.New(m.bootedStore()), layout.Entry{ID: m.Boot.Release})
 		return s, nil
 	}
-	slots, err := m.ESP.Slots()
+	state, err := m.ESP.State()
 	if err != nil {
-		return s, err
+		return m.newStatus(), err
 	}
-	if slots.Recovery != "" && m.Recovery != nil {
-		s.Recovery = slot(m.Recovery, layout.Entry{ID: slots.Recovery})
+	return m.status(state, slotsOf(m.State), slotsOf(m.Recovery)), nil
+}
+
+func (m *Machine) newStatus() api.Status {
+	s := api.Status{
+		Schema:         api.Schema,
+		Mode:           api.ModeLive,
+		Firmware:       m.Boot.Firmware,
+		ConfigProblems: m.statusProblems(),
 	}
-	if s.Mode == "recovery" {
+	switch m.Boot.Role {
+	case layout.RoleSystem:
+		s.Mode = api.ModeInstalled
+	case layout.RoleRecovery:
+		s.Mode = api.ModeRecovery
+	}
+	if m.Boot.Persistent == layout.PersistentInMemory {
+		s.Persistent = api.PersistentInMemory
+	}
+	for _, p := range m.Boot.Problems {
+		s.Problems = append(s.Problems, printable(p))
+	}
+	if p := m.persistentFull(); p != "" {
+		s.Problems = append(s.Problems, p)
+	}
+	return s
+}
+
+// persistentLeast is what has to be free on PERSISTENT, in bytes and inodes: below that, programs fail.
+const (
+	persistentLeast       = 16 << 20
+	persistentLeastInodes = 64
+)
+
+// persistentFull says that PERSISTENT is full, or nothing.
+func (m *Machine) persistentFull() string {
+	var st unix.Statfs_t
+	if m.Boot.Role != layout.RoleSystem || unix.Statfs(m.path(layout.MountPersistent), &st) != nil {
+		return ""
+	}
+	return fullPersistent(int64(st.Bavail)*st.Bsize, int64(st.Ffree), int64(st.Files))
+}
+
+func fullPersistent(bytes, inodes, ofInodes int64) string {
+	switch {
+	case bytes < persistentLeast:
+		return fmt.Sprintf("PERSISTENT is full (%s free): what is to be kept may be lost. Remove what is not needed; "+
+			"`du -x -h -d 2 %s` shows what is large", mib(bytes), layout.MountPersistent)
+	case ofInodes > 0 && inodes < persistentLeastInodes:
+		return fmt.Sprintf(
+			"PERSISTENT has room for %d more files: what is to be kept may be lost. Remove what is not needed "+
+				"below %s",
+			inodes,
+			layout.MountPersistent,
+		)
+	}
+	return ""
+}
+
+// slots tells of the release of a boot entry. Nil: its partition cannot be read.
+type slots func(layout.Entry) *api.Slot
+
+func slotsOf(s *store.Store) slots {
+	if s == nil {
+		return nil
+	}
+	return func(e layout.Entry) *api.Slot { return slot(s, e) }
+}
+
+// status is the status of an installed node.
+func (m *Machine) status(state loader.State, onState, onRecovery slots) api.Status {
+	s, b := m.newStatus(), m.Boot
+	if state.Recovery != "" && onRecovery != nil {
+		s.Recovery = onRecovery(layout.Entry{ID: state.Recovery})
+	}
+	if s.Mode == api.ModeRecovery {
 		s.Booted = s.Recovery
 	}
-	if m.State == nil { // it cannot be mounted
-		return s, nil
+	if onState == nil {
+		return s
 	}
-	if e, ok := slots.Active(); ok {
-		s.Active = slot(m.State, e)
+	if e, ok := state.Active(); ok {
+		s.Active = onState(e)
 	}
-	if e, ok := slots.Passive(); ok {
-		s.Passive = slot(m.State, e)
+	if e, ok := state.Passive(); ok {
+		s.Passive = onState(e)
 	}
-	for _, e := range slots.Failed() {
-		s.Failed = append(s.Failed, *slot(m.State, e))
+	for _, e := range state.Failed() {
+		s.Failed = append(s.Failed, *onState(e))
 	}
-	if s.Mode == "installed" {
-		s.Booted = slot(m.State, layout.Entry{ID: m.Boot.Release, Counted: m.Boot.Trial})
+	if s.Mode == api.ModeInstalled {
+		s.Booted = onState(layout.Entry{ID: b.Release, Counted: b.Trial})
 	}
-	for _, e := range slots.Entries {
-		if s.Mode == "installed" && e.ID == m.Boot.Release {
-			s.Booted = slot(m.State, e)
+	for _, e := range state.Entries {
+		if s.Mode == api.ModeInstalled && e.ID == b.Release {
+			s.Booted = onState(e)
 			break
 		}
 	}
-	return s, nil
+	return s
 }
 
 // bootedStore is the folder of the store that the running system was booted from.
@@ -111,8 +137,8 @@ func (m *Machine) bootedStore() string {
 	return m.path(layout.RunStoreMount)
 }
 
-func slot(s *store.Store, e layout.Entry) *Slot {
-	out := &Slot{Release: e.ID, Blessed: !e.Counted, TriesLeft: int(e.Left), TriesUsed: int(e.Done)}
+func slot(s *store.Store, e layout.Entry) *api.Slot {
+	out := &api.Slot{Release: e.ID, Blessed: e.Blessed(), TriesLeft: int(e.Left), TriesUsed: int(e.Done)}
 	r, err := s.Release(e.ID)
 	if err != nil {
 		out.Problem = err.Error()
@@ -128,7 +154,7 @@ func slot(s *store.Store, e layout.Entry) *Slot {
 	}
 	if b, err := os.ReadFile(filepath.Join(s.Dir(), layout.FailurePath(e.ID))); err == nil {
 		reason, log, _ := strings.Cut(string(b), "\n")
-		out.Failure = &Failure{Reason: printable(reason), Log: printable(log)}
+		out.Failure = &api.Failure{Reason: printable(reason), Log: printable(log)}
 	}
 	return out
 }
@@ -142,79 +168,3 @@ func printable(s string) string {
 		return r
 	}, s)
 }
-
-// Text writes the status for people.
-func (s Status) Text(w io.Writer) error {
-	switch s.Mode {
-	case "none":
-		_, err := fmt.Fprintln(w, "Not a node: this system was not started by Kairos (a container, or another operating system).")
-		return err
-	case "live":
-		if _, err := fmt.Fprintln(w, "Running from a live medium. Install this machine with `kairos-apply install`."); err != nil {
-			return err
-		}
-	case "recovery":
-		if _, err := fmt.Fprintln(w, "Running the recovery system. `kairos-apply reset` makes the node anew, `kairos-apply upgrade` installs a release that works."); err != nil {
-			return err
-		}
-	}
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "ROLE\tRELEASE\tVERSION\tSTATE\tIMAGE")
-	row := func(role string, x *Slot) {
-		if x != nil {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", role, x.Release, dash(x.Version), x.state(), dash(x.Image))
-		}
-	}
-	row("booted", s.Booted)
-	row("active", s.Active)
-	row("passive", s.Passive)
-	row("recovery", s.Recovery)
-	for i := range s.Failed {
-		row("failed", &s.Failed[i])
-	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	for _, x := range s.Failed {
-		reason := "no report: it stopped before it could write one"
-		if x.Failure != nil {
-			reason = x.Failure.Reason
-		}
-		if _, err := fmt.Fprintf(w, "\nRelease %s failed: %s\n", x.Release, reason); err != nil {
-			return err
-		}
-		if x.Failure != nil && x.Failure.Log != "" {
-			if _, err := fmt.Fprintf(w, "Last lines of its console:\n%s\n", indent(lastLines(x.Failure.Log, 20))); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (x Slot) state() string {
-	switch {
-	case x.Problem != "":
-		return x.Problem
-	case x.Blessed:
-		return "good"
-	case x.TriesLeft == 0 && x.TriesUsed > 0:
-		return fmt.Sprintf("failed, %d tries used", x.TriesUsed)
-	default:
-		return fmt.Sprintf("on trial, %d of %d tries left", x.TriesLeft, x.TriesLeft+x.TriesUsed)
-	}
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
-
-func lastLines(s string, n int) string {
-	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
-}
-
-func indent(s string) string { return "    " + strings.ReplaceAll(s, "\n", "\n    ") }

@@ -1,88 +1,99 @@
 package node
 
 import (
-	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/kairos-buildkit/kairos/config"
 	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/node/datasource"
+	"github.com/kairos-buildkit/kairos/node/provision"
 )
 
-// MediumConfig returns the cloud-config that a live medium was given: the one that is
-// embedded in it, else a volume labelled cidata, else what kairos.config_url= names. Nil
-// means that there is none.
-func (m *Machine) MediumConfig(ctx context.Context) ([]byte, error) {
-	b, err := os.ReadFile(filepath.Join(m.path(layout.RunStoreMount), layout.LiveCloudConfig))
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return b, err
+// InstallWanted says whether an unattended installation is wanted: the boot menu's choice, else what the config says.
+func (m *Machine) InstallWanted(auto bool) bool {
+	b, err := os.ReadFile(m.path("proc/cmdline"))
+	if err != nil {
+		return auto
 	}
-	if b, err := m.cidata(); b != nil || err != nil {
-		return b, err
+	if v, ok := layout.ParseCmdline(string(b)).Get(layout.CmdlineInstall); ok {
+		return v == layout.InstallAuto
+	}
+	return auto
+}
+
+// MediumConfig returns the cloud-config that an installation is to follow: what is embedded in the live medium, over
+// it that of the volumes that are attached, see [datasource.Find], over it what kairos.config_url= names. All that are
+// there count. Raw is what to keep of it on the node; it is empty where there is no config.
+func (m *Machine) MediumConfig(ctx context.Context) (c *config.Config, raw []byte, err error) {
+	var files []*config.File
+	add := func(name string, b []byte) {
+		files, raw = append(files, config.Parse(name, b)), b
+	}
+	b, err := os.ReadFile(filepath.Join(m.path(layout.RunStoreMount), layout.LiveCloudConfig))
+	if err == nil {
+		add("the medium's config", b)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, err
+	}
+	attached, err := datasource.Find(m.Root)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, a := range attached {
+		if a.Err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", a.Name, a.Err)
+		}
+		add(a.Name, a.Data)
 	}
 	cmdline, err := os.ReadFile(m.path("proc/cmdline"))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if url, ok := layout.ParseCmdline(string(cmdline)).Get(layout.CmdlineConfigURL); ok && url != "" {
-		return fetchConfig(ctx, url)
-	}
-	return nil, nil
-}
-
-// cidata reads user-data from a volume labelled cidata, as NoCloud has it.
-func (m *Machine) cidata() ([]byte, error) {
-	for _, label := range []string{"cidata", "CIDATA"} {
-		device, err := filepath.EvalSymlinks("/dev/disk/by-label/" + label)
-		if err != nil {
-			continue
+	words := layout.ParseCmdline(string(cmdline))
+	if url, _ := words.Get(layout.CmdlineConfigURL); url != "" {
+		digest, _ := words.Get(layout.CmdlineConfigSHA256)
+		if b, err = fetchConfig(ctx, url, digest); err != nil {
+			return nil, nil, err
 		}
-		for _, kind := range []string{"iso9660", "vfat", "ext4"} {
-			dir, err := m.mounts.mountReadOnly("cidata", device, kind)
-			if err != nil {
-				continue
-			}
-			b, err := os.ReadFile(filepath.Join(dir, "user-data"))
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil, nil
-			}
-			return b, err
+		add(url, b)
+	}
+	c = config.Merge(files...)
+	if len(files) > 1 && c.Report().Err() == nil {
+		if raw, err = c.Value().YAML(); err != nil {
+			return nil, nil, err
 		}
 	}
-	return nil, nil
+	return c, raw, nil
 }
 
-func (m *mounts) mountReadOnly(name, device, kind string) (string, error) {
-	at := mounted{name: name, device: device, fs: kind, dir: filepath.Join(mountDir, name)}
-	if err := os.MkdirAll(at.dir, 0o700); err != nil {
-		return "", err
-	}
-	if err := unix.Mount(device, at.dir, kind, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return "", err
-	}
-	m.list = append(m.list, at)
-	return at.dir, nil
-}
-
-// fetchConfig fetches a config. The network may still be coming up.
-func fetchConfig(ctx context.Context, url string) ([]byte, error) {
-	if !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://") {
-		return nil, fmt.Errorf("%s=%s: want http:// or https://", layout.CmdlineConfigURL, url)
+// fetchConfig fetches a config. The network may still be coming up. Whoever writes a config is root on the machine: so
+// it comes by https, or has the digest that the command line states.
+func fetchConfig(ctx context.Context, url, digest string) ([]byte, error) {
+	switch {
+	case !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://"):
+		return nil, fmt.Errorf(
+			"%s=%s: want https://, or http:// with %s=",
+			layout.CmdlineConfigURL,
+			url,
+			layout.CmdlineConfigSHA256,
+		)
+	case digest == "" && strings.HasPrefix(url, "http://"):
+		return nil, fmt.Errorf("%s=%s: anybody on the way can change it: use https://, or add %s= with its SHA-256",
+			layout.CmdlineConfigURL, url, layout.CmdlineConfigSHA256)
 	}
 	var last error
 	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); {
 		b, err := get(ctx, url)
 		if err == nil {
-			return b, nil
+			return b, checkConfigDigest(b, digest)
 		}
 		last = err
 		select {
@@ -94,25 +105,18 @@ func fetchConfig(ctx context.Context, url string) ([]byte, error) {
 	return nil, fmt.Errorf("fetch the cloud-config: %w", last)
 }
 
+func checkConfigDigest(b []byte, want string) error {
+	if want == "" {
+		return nil
+	}
+	if have := fmt.Sprintf("%x", sha256.Sum256(b)); !strings.EqualFold(have, want) {
+		return fmt.Errorf("the cloud-config has the SHA-256 %s, and %s=%s", have, layout.CmdlineConfigSHA256, want)
+	}
+	return nil
+}
+
 func get(ctx context.Context, url string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: %s", url, res.Status)
-	}
-	const most = 16 << 20
-	b, err := io.ReadAll(io.LimitReader(res.Body, most+1))
-	if err == nil && len(b) > most {
-		err = fmt.Errorf("%s: more than %d bytes", url, most)
-	}
-	return bytes.TrimSpace(b), err
+	return provision.Fetch(ctx, url, config.MaxSize)
 }

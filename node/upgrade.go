@@ -6,18 +6,25 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/platforms"
+	"github.com/tonistiigi/go-archvariant"
 
+	"github.com/kairos-buildkit/kairos/api"
+	"github.com/kairos-buildkit/kairos/image"
+	"github.com/kairos-buildkit/kairos/image/registry"
+	"github.com/kairos-buildkit/kairos/image/source"
 	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/loader"
+	"github.com/kairos-buildkit/kairos/node/fetch"
 	"github.com/kairos-buildkit/kairos/store"
 )
 
 // UpgradeOptions say what to upgrade to.
 type UpgradeOptions struct {
-	Source   Source
+	Source   source.Ref
 	Recovery bool // the recovery system instead of the active one
 	// UnlessFailed refuses a release that used up its tries here, and is still known for that.
 	UnlessFailed bool
@@ -25,35 +32,35 @@ type UpgradeOptions struct {
 	// this process.
 	Containerd string
 	Namespace  string // of the daemon; empty: "kairos"
-	Registry   RegistryOptions
+	Registry   registry.Options
 	Arch       string // empty: this machine's
+	// MaxContent bounds the bytes of the image's new layers in all, uncompressed and with their files' holes. 0: what
+	// [store.MaxContent] makes of the partition's free space.
+	MaxContent int64
 	Progress   Progress
-}
-
-// Result is what an upgrade or a rollback did.
-type Result struct {
-	Release  string `json:"release"`
-	Version  string `json:"version,omitempty"`
-	Changed  bool   `json:"changed"` // whether another release boots next than before
-	Recovery bool   `json:"recovery,omitempty"`
-	// Removed are releases that no role needs any more.
-	Removed []string `json:"removed,omitempty"`
 }
 
 // Upgrade stages an image and makes it the release that boots next, on trial. What is
 // booted and what was last known good stays.
-func (m *Machine) Upgrade(ctx context.Context, o UpgradeOptions) (r Result, err error) {
+//
+// The stages that the cloud-config has around an upgrade run where one is to be made.
+func (m *Machine) Upgrade(ctx context.Context, o UpgradeOptions) (r api.Result, err error) {
+	h := &hooks{m: m, command: "upgrade", config: m.nodeConfig(), progress: o.Progress}
+	r, err = m.upgrade(ctx, o, h)
+	if err != nil || !r.Changed {
+		return r, err
+	}
+	return r, h.after(ctx)
+}
+
+// upgrade is Upgrade; hooks are those of the command that it is part of, nil where these are run elsewhere.
+func (m *Machine) upgrade(ctx context.Context, o UpgradeOptions, h *hooks) (r api.Result, err error) {
 	if err := m.installed(); err != nil {
 		return r, err
 	}
-	target := m.State
-	if o.Recovery {
-		if target = m.Recovery; target == nil {
-			return r, errors.New("the recovery partition cannot be mounted: `kairos-apply reset` makes the disk anew")
-		}
-		if m.Boot.Role == layout.RoleRecovery {
-			return r, refuse("the recovery system runs: start the active one, then upgrade recovery from there")
-		}
+	target, err := m.target(o)
+	if err != nil {
+		return r, err
 	}
 	ctx, e, done, err := m.engine(ctx, o, target)
 	if err != nil {
@@ -61,15 +68,19 @@ func (m *Machine) Upgrade(ctx context.Context, o UpgradeOptions) (r Result, err 
 	}
 	defer func() { err = errors.Join(err, done(err)) }()
 
-	img, err := e.image(ctx, o.Source, arch(o.Arch), o.Registry, o.Progress)
+	img, err := m.image(ctx, e, o)
 	if err != nil {
 		return r, err
 	}
-	r.Release, r.Version, r.Recovery = layout.ReleaseID(img.digest), img.version(), o.Recovery
-	if o.Recovery {
-		return m.upgradeRecovery(ctx, img, r, o.Progress)
+	defer func() { err = errors.Join(err, img.Close()) }()
+	r.Release, r.Version, r.Recovery = layout.ReleaseID(img.ConfigDigest), img.Version(), o.Recovery
+	if err := m.checkID(img.ConfigDigest); err != nil {
+		return r, err
 	}
-	slots, err := m.ESP.Slots()
+	if o.Recovery {
+		return m.upgradeRecovery(ctx, e, img, r, h, o)
+	}
+	slots, err := m.ESP.State()
 	if err != nil {
 		return r, err
 	}
@@ -82,19 +93,28 @@ func (m *Machine) Upgrade(ctx context.Context, o UpgradeOptions) (r Result, err 
 		r.Removed, err = m.finish(ctx, e, r.Release, o.Progress)
 		return r, err
 	}
+	if err := readableBefore(m.State, img); err != nil {
+		return r, err
+	}
+	if err := m.roomToFetch(ctx, e, m.State, o, img); err != nil {
+		return r, err
+	}
+	if err := h.before(ctx); err != nil {
+		return r, err
+	}
 	if err := m.makeRoom(ctx, m.State, img, slots, e, o.Progress); err != nil {
 		return r, err
 	}
-	staged, err := m.stage(ctx, m.State, img, o.Progress)
+	staged, err := m.stage(ctx, e, m.State, img, o.MaxContent, o.Progress)
 	if err != nil {
 		return r, m.explain(m.dropUnused(ctx, m.State, err))
 	}
-	if _, err := e.commitSnapshots(ctx, r.Release, staged.release.Layers); err != nil {
+	if _, err := e.CommitSnapshots(ctx, r.Release, staged.release.Layers); err != nil {
 		o.Progress.note(fmt.Sprintf("the layers are not visible as containerd's snapshots: %v", err))
 	}
-	r.Version = staged.release.Version
+	r.Version, r.Transfer = staged.release.Version, staged.transfer
 	if err := m.activate(ctx, staged, o.Progress); err != nil {
-		_ = e.removeSnapshots(context.WithoutCancel(ctx), ids(slots)) // the error above is what matters
+		_ = e.RemoveSnapshots(context.WithoutCancel(ctx), slots.IDs()) // the error above is what matters
 		return r, m.explain(m.dropUnused(ctx, m.State, err))
 	}
 	r.Changed = true
@@ -102,32 +122,93 @@ func (m *Machine) Upgrade(ctx context.Context, o UpgradeOptions) (r Result, err 
 	return r, err
 }
 
-func (m *Machine) refuseFailed(slots Slots, r Result) error {
-	for _, e := range slots.Failed() {
-		if e.ID != r.Release {
+// target returns the store that an upgrade writes to.
+func (m *Machine) target(o UpgradeOptions) (*store.Store, error) {
+	switch {
+	case !o.Recovery:
+		return m.State, nil
+	case m.Recovery == nil:
+		return nil, errors.New("the recovery partition cannot be mounted: `kairos-apply reset` formats it")
+	case m.Boot.Role == layout.RoleRecovery:
+		return nil, refuse("the recovery system runs: start the active one, then upgrade recovery from there")
+	}
+	return m.Recovery, nil
+}
+
+// checkID refuses an image whose release would have the id of another one, here or in the recovery system: entries and
+// boot files on the ESP are named by it.
+func (m *Machine) checkID(config layout.Digest) error {
+	for _, s := range []*store.Store{m.State, m.Recovery} {
+		if s == nil {
 			continue
 		}
-		reason := "it used up its tries"
-		if f := slot(m.State, e).Failure; f != nil && f.Reason != "" {
-			reason = f.Reason
+		var collision *store.CollisionError
+		if err := s.CheckID(config); errors.As(err, &collision) {
+			return refuse(
+				"%v: nothing was changed. Find out where the image comes from; any change to its config, "+
+					"such as a label, gives it another ID",
+				err,
+			)
 		}
-		return refuse("release %s (%s) has failed on this node: %s. Upgrade without --unless-failed to try it again", r.Release, r.Version, reason)
 	}
 	return nil
 }
 
-// finish does what follows on the commit: that it takes a restart, the release's boot loader, and what is not
-// needed any more. A run that was cut off may have left it to the next one.
-func (m *Machine) finish(ctx context.Context, e *engine, id string, progress Progress) ([]string, error) {
+// authFiles are where a node has its credentials for registries.
+var authFiles = []string{"/etc/kairos/auth.json", layout.MountOEM + "/auth.json", "/root/.docker/config.json"}
+
+// image opens the image to upgrade to: one for this machine's CPU.
+func (m *Machine) image(ctx context.Context, e *fetch.Engine, o UpgradeOptions) (*source.Image, error) {
+	return m.open(ctx, o, func(ctx context.Context, ref source.Ref, where source.Options) (*source.Image, error) {
+		return e.Image(ctx, ref, where, fetch.Progress(o.Progress))
+	})
+}
+
+// open opens an image by means of from, and refuses one that is not for this machine.
+func (m *Machine) open(
+	ctx context.Context,
+	o UpgradeOptions,
+	from func(context.Context, source.Ref, source.Options) (*source.Image, error),
+) (*source.Image, error) {
+	platform := platforms.Format(o.platform())
+	where := source.Options{Platform: platform, Registry: o.Registry, Temp: m.Cache}
+	if where.Registry.AuthFiles == nil {
+		where.Registry.AuthFiles = authFiles
+	}
+	img, err := from(ctx, o.Source, where)
+	var unfit *image.UnfitError
+	switch {
+	case errors.As(err, &unfit) && unfit.Platform:
+		return nil, refuse("%v: build or push the image for %s", err, platform)
+	case errors.As(err, &unfit):
+		return nil, refuse("%v", err)
+	case err != nil:
+		return nil, err
+	}
+	if err := img.Check(); err != nil {
+		return nil, errors.Join(refuse("image %s: %v", o.Source, err), img.Close())
+	}
+	return img, nil
+}
+
+// platform is this machine's, with the variant that its CPU has.
+func (o UpgradeOptions) platform() platforms.Platform {
+	p := platforms.DefaultSpec()
+	p.OSVersion, p.OSFeatures = "", nil
+	if p.Architecture == "amd64" {
+		p.Variant = archvariant.AMD64Variant()
+	}
+	if o.Arch != "" && o.Arch != p.Architecture {
+		p.Architecture, p.Variant = o.Arch, ""
+	}
+	return p
+}
+
+// finish does what follows on the commit: that it takes a restart, and what is not
+// needed any more. An interrupted run may have left it to the next one.
+func (m *Machine) finish(ctx context.Context, e *fetch.Engine, id string, progress Progress) ([]string, error) {
 	if err := m.wantRestart(id != m.booted()); err != nil {
 		return nil, err
-	}
-	release, err := m.State.Release(id)
-	if err != nil {
-		return nil, err
-	}
-	if err := m.updateLoaders(release, progress); err != nil {
-		return nil, m.explain(err)
 	}
 	return m.collect(ctx, e, progress)
 }
@@ -137,18 +218,18 @@ func (m *Machine) activate(ctx context.Context, s *stagedRelease, progress Progr
 	if err := m.roomOnESP(ctx, s, progress); err != nil {
 		return err
 	}
-	progress.step("activate", s.release.ID())
-	return m.ESP.Activate(s.release.ID(), s.files, false)
+	progress.step(api.StepActivate, s.release.ID())
+	return m.ESP.Activate(s.release.ID(), s.files)
 }
 
 // roomOnESP makes sure that the boot files fit, at the cost of releases that nobody needs.
 func (m *Machine) roomOnESP(ctx context.Context, s *stagedRelease, progress Progress) error {
 	need := s.files.Size() + 1<<20
-	have, err := free(m.ESP.Dir)
+	have, err := m.free(m.ESP.Dir)
 	if err != nil || have >= need {
 		return err
 	}
-	slots, err := m.ESP.Slots()
+	slots, err := m.ESP.State()
 	if err != nil {
 		return err
 	}
@@ -156,20 +237,31 @@ func (m *Machine) roomOnESP(ctx context.Context, s *stagedRelease, progress Prog
 	if _, err := m.ESP.Retire(m.protected(slots)); err != nil {
 		return err
 	}
-	if have, err = free(m.ESP.Dir); err != nil || have >= need {
+	if have, err = m.free(m.ESP.Dir); err != nil || have >= need {
 		return err
 	}
-	return refuse("the ESP has %s free, the boot files take %s: remove files from it that are not Kairos's", mib(have), mib(need))
+	return refuse(
+		"the ESP has %s free, the boot files take %s: remove files from it that are not Kairos's",
+		mib(have),
+		mib(need),
+	)
 }
 
 // makeRoom makes sure that an image's missing layers fit. Only if they do not, it removes
 // what no role needs before the new release is there.
-func (m *Machine) makeRoom(ctx context.Context, s *store.Store, img *image, slots Slots, e *engine, progress Progress) error {
+func (m *Machine) makeRoom(
+	ctx context.Context,
+	s *store.Store,
+	img *source.Image,
+	slots loader.State,
+	e *fetch.Engine,
+	progress Progress,
+) error {
 	need, err := needed(s, img)
 	if err != nil {
 		return err
 	}
-	have, err := free(s.Dir())
+	have, err := m.free(s.Dir())
 	if err != nil || have >= need+reserve {
 		return err
 	}
@@ -180,25 +272,30 @@ func (m *Machine) makeRoom(ctx context.Context, s *store.Store, img *image, slot
 			return err
 		}
 	}
-	if err := e.removeSnapshots(ctx, keep); err != nil {
+	if err := e.RemoveSnapshots(ctx, keep); err != nil {
 		return err
 	}
 	if _, err := s.GC(ctx, keep); err != nil {
 		return err
 	}
-	if have, err = free(s.Dir()); err != nil || have >= need+reserve {
+	if have, err = m.free(s.Dir()); err != nil || have >= need+reserve {
 		return err
 	}
-	return refuse("%s free where the image's new layers need about %s: use a smaller image, or install anew with a larger partition", mib(have), mib(need+reserve))
+	return refuse(
+		"%s free where the image's new layers need about %s: use a smaller image, "+
+			"or install again with a larger partition",
+		mib(have),
+		mib(need+reserve),
+	)
 }
 
 // dropUnused removes the layers that an upgrade which failed has left behind.
 func (m *Machine) dropUnused(ctx context.Context, s *store.Store, cause error) error {
-	slots, err := m.ESP.Slots()
+	slots, err := m.ESP.State()
 	if err != nil {
 		return cause
 	}
-	keep := ids(slots)
+	keep := slots.IDs()
 	if s == m.State {
 		keep = append(keep, m.booted())
 	}
@@ -210,22 +307,30 @@ func (m *Machine) dropUnused(ctx context.Context, s *store.Store, cause error) e
 func (m *Machine) explain(err error) error {
 	switch {
 	case isNoSpace(err):
-		return fmt.Errorf("%w: the partition is full; nothing that boots was changed. Remove files that are not Kairos's, or use a smaller image", err)
+		return fmt.Errorf(
+			"%w: the partition is full; nothing that boots was changed. Remove files that are not Kairos's, "+
+				"or use a smaller image",
+			err,
+		)
 	case isReadOnly(err):
-		return fmt.Errorf("%w: the disk or its file system is read-only; nothing that boots was changed. Look for errors of the disk in the kernel's log (dmesg)", err)
+		return fmt.Errorf(
+			"%w: the disk or its file system is read-only; nothing that boots was changed. "+
+				"Look for errors of the disk in the kernel's log (dmesg)",
+			err,
+		)
 	}
 	return err
 }
 
 // protected returns the releases that no command may touch: the one that is booted and the
 // last one known good. A release that is damaged on the disk is none of these.
-func (m *Machine) protected(slots Slots) []string {
+func (m *Machine) protected(slots loader.State) []string {
 	var keep []string
 	if m.booted() != "" {
 		keep = append(keep, m.booted())
 	}
 	for _, e := range slots.Entries {
-		if !e.Counted && m.complete(m.State, e.ID) {
+		if e.Blessed() && !e.Bad() && m.complete(m.State, e.ID) {
 			if e.ID != m.booted() {
 				keep = append(keep, e.ID)
 			}
@@ -236,8 +341,8 @@ func (m *Machine) protected(slots Slots) []string {
 }
 
 // collect removes what no role needs: entries, snapshots, releases, layers.
-func (m *Machine) collect(ctx context.Context, e *engine, progress Progress) ([]string, error) {
-	slots, err := m.ESP.Slots()
+func (m *Machine) collect(ctx context.Context, e *fetch.Engine, progress Progress) ([]string, error) {
+	slots, err := m.ESP.State()
 	if err != nil {
 		return nil, err
 	}
@@ -248,7 +353,7 @@ func (m *Machine) collect(ctx context.Context, e *engine, progress Progress) ([]
 	if passive, ok := slots.Passive(); ok && len(keep) < 2 && m.complete(m.State, passive.ID) {
 		keep = append(keep, passive.ID)
 	}
-	progress.step("collect", "")
+	progress.step(api.StepCollect, "")
 	gone, err := m.ESP.Retire(keep)
 	if err != nil {
 		return gone, err
@@ -257,7 +362,7 @@ func (m *Machine) collect(ctx context.Context, e *engine, progress Progress) ([]
 		return gone, err
 	}
 	if e != nil {
-		if err := e.removeSnapshots(ctx, keep); err != nil {
+		if err := e.RemoveSnapshots(ctx, keep); err != nil {
 			return gone, err
 		}
 	}
@@ -275,73 +380,118 @@ func (m *Machine) collect(ctx context.Context, e *engine, progress Progress) ([]
 
 // upgradeRecovery replaces the recovery system. Its old release stays until the new one
 // has its boot entry.
-func (m *Machine) upgradeRecovery(ctx context.Context, img *image, r Result, progress Progress) (Result, error) {
-	slots, err := m.ESP.Slots()
+func (m *Machine) upgradeRecovery(
+	ctx context.Context,
+	e *fetch.Engine,
+	img *source.Image,
+	r api.Result,
+	h *hooks,
+	o UpgradeOptions,
+) (api.Result, error) {
+	slots, err := m.ESP.State()
 	if err != nil {
 		return r, err
 	}
 	if slots.Recovery == r.Release && m.complete(m.Recovery, r.Release) {
+		if err := m.repairRecovery(ctx, r.Release, o.Progress); err != nil {
+			return r, m.explain(err)
+		}
 		return m.finishRecovery(ctx, r)
+	}
+	if err := readableBefore(m.Recovery, img); err != nil {
+		return r, err
+	}
+	if err := h.before(ctx); err != nil {
+		return r, err
 	}
 	need, err := needed(m.Recovery, img)
 	if err != nil {
 		return r, err
 	}
-	if have, err := free(m.Recovery.Dir()); err != nil {
+	if have, err := m.free(m.Recovery.Dir()); err != nil {
 		return r, err
 	} else if have < need+reserve {
-		return r, refuse("the recovery partition has %s free where the image's new layers need about %s: install anew with a larger one", mib(have), mib(need+reserve))
+		return r, refuse("the recovery partition has %s free where the image's new layers need about %s: "+
+			"install again with a larger one", mib(have), mib(need+reserve))
 	}
 	// Layers that STATE has are copied, not fetched.
 	if err := copyLayers(ctx, m.State, m.Recovery, img); err != nil {
 		return r, m.explain(err)
 	}
-	staged, err := m.stage(ctx, m.Recovery, img, progress)
+	if err := m.roomToFetch(ctx, e, m.Recovery, o, img); err != nil {
+		return r, err
+	}
+	staged, err := m.stage(ctx, e, m.Recovery, img, o.MaxContent, o.Progress)
 	if err != nil {
 		return r, m.explain(err)
 	}
-	if err := m.roomOnESP(ctx, staged, progress); err != nil {
+	if err := m.roomOnESP(ctx, staged, o.Progress); err != nil {
 		return r, err
 	}
-	progress.step("activate", r.Release)
+	o.Progress.step(api.StepActivate, r.Release)
 	if err := m.ESP.ActivateRecovery(r.Release, staged.files); err != nil {
 		return r, m.explain(err)
 	}
-	r.Changed, r.Version = true, staged.release.Version
+	r.Changed, r.Version, r.Transfer = true, staged.release.Version, staged.transfer
 	return m.finishRecovery(ctx, r)
 }
 
+// repairRecovery makes the boot files of the recovery system those that its release has: a damaged one is found by
+// nothing else before it is needed.
+func (m *Machine) repairRecovery(ctx context.Context, id string, progress Progress) error {
+	release, err := m.Recovery.Release(id)
+	if err != nil {
+		return err
+	}
+	files, _, err := m.bootFiles(m.Recovery, withCmdline(release, m.config().Install()), progress)
+	if err != nil {
+		return err
+	}
+	if err := m.roomOnESP(ctx, &stagedRelease{release: release, files: files}, progress); err != nil {
+		return err
+	}
+	return m.ESP.ActivateRecovery(id, files)
+}
+
 // finishRecovery removes what the new recovery system does not need.
-func (m *Machine) finishRecovery(ctx context.Context, r Result) (Result, error) {
+func (m *Machine) finishRecovery(ctx context.Context, r api.Result) (api.Result, error) {
 	removed, err := m.Recovery.GC(ctx, []string{r.Release})
 	r.Removed = removed.Releases
 	if err != nil {
 		return r, err
 	}
-	slots, err := m.ESP.Slots()
+	slots, err := m.ESP.State()
 	if err != nil {
 		return r, err
 	}
-	_, err = m.ESP.Retire(ids(slots))
+	_, err = m.ESP.Retire(slots.IDs())
 	return r, errors.Join(err, m.ESP.Mirror())
 }
 
 // copyLayers copies the layers of an image that another store has.
-func copyLayers(ctx context.Context, from, to *store.Store, img *image) error {
-	for _, l := range img.layers {
-		layer, ok, err := from.Layer(l.diffID)
+func copyLayers(ctx context.Context, from, to *store.Store, img *source.Image) error {
+	for _, l := range img.Layers {
+		layer, ok, err := from.Layer(l.DiffID)
 		if err != nil || !ok {
 			continue
 		}
-		f, err := from.OpenBlob(l.diffID)
+		if can := formatOf(img.Config.Config.Labels); can != "" {
+			// One that the image's kernel does not read is fetched, and converted for it.
+			c, err := from.Compression(layer)
+			if err != nil || layout.CompressionRank(string(c)) > layout.CompressionRank(can) {
+				continue
+			}
+		}
+		f, err := from.OpenBlob(l.DiffID)
 		if err != nil {
 			return err
 		}
 		_, err = to.CopyBlob(ctx, layer, f)
 		f.Close()
-		if err != nil {
+		if err != nil && (ctx.Err() != nil || isNoSpace(err) || isReadOnly(err)) {
 			return err
 		}
+		// Else it has rotted: it is fetched.
 	}
 	return nil
 }
@@ -361,21 +511,25 @@ func (m *Machine) complete(s *store.Store, id string) bool {
 }
 
 // engine starts containerd's part, and returns the context to use it in.
-func (m *Machine) engine(ctx context.Context, o UpgradeOptions, target *store.Store) (context.Context, *engine, func(error) error, error) {
+func (m *Machine) engine(
+	ctx context.Context,
+	o UpgradeOptions,
+	target *store.Store,
+) (context.Context, *fetch.Engine, func(error) error, error) {
 	address := o.Containerd
-	if address == "" && o.Source.Kind == Containerd {
-		address = DaemonSocket
+	if address == "" && o.Source.Kind == source.Containerd {
+		address = fetch.DaemonSocket
 	}
-	var e *engine
+	var e *fetch.Engine
 	var temp string // RemoveAll("") does nothing
 	var err error
 	if address != "" {
 		ns := o.Namespace
 		if ns == "" {
-			ns = embeddedNamespace
+			ns = fetch.Namespace
 		}
 		ctx = namespaces.WithNamespace(ctx, ns)
-		e, err = daemon(ctx, address)
+		e, err = fetch.Daemon(ctx, address)
 	} else {
 		dir := m.Cache
 		if dir == "" { // PERSISTENT cannot be used
@@ -384,34 +538,16 @@ func (m *Machine) engine(ctx context.Context, o UpgradeOptions, target *store.St
 			}
 			temp = dir
 		}
-		e, err = embedded(filepath.Join(dir, "containerd"), filepath.Join(target.Dir(), layout.BlobsDir))
+		e, err = fetch.Embedded(filepath.Join(dir, cacheDir), filepath.Join(target.Dir(), layout.BlobsDir))
 	}
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	ctx, release, err := e.withLease(ctx)
+	ctx, release, err := e.WithLease(ctx)
 	if err != nil {
-		return nil, nil, nil, errors.Join(err, e.close())
+		return nil, nil, nil, errors.Join(err, e.Close())
 	}
 	return ctx, e, func(failed error) error {
-		return errors.Join(release(failed), e.close(), os.RemoveAll(temp))
+		return errors.Join(release(failed), e.Close(), os.RemoveAll(temp))
 	}, nil
-}
-
-func ids(s Slots) []string {
-	var all []string
-	for _, e := range s.Entries {
-		all = append(all, e.ID)
-	}
-	if s.Recovery != "" {
-		all = append(all, s.Recovery)
-	}
-	return all
-}
-
-func arch(s string) string {
-	if s != "" {
-		return s
-	}
-	return runtime.GOARCH
 }

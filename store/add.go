@@ -21,8 +21,18 @@ import (
 // dm-verity and file at once. A tar whose digest is not diffID changes nothing and gives
 // an error. Where the store has the layer already, nothing of tar is read. Where another
 // process is just making it, AddLayer waits for that.
-func (s *Store) AddLayer(ctx context.Context, diffID layout.Digest, tar io.Reader, o erofs.Options) (layout.Layer, error) {
-	return s.add(ctx, diffID, func(w *verity.Writer) (int64, string, error) {
+func (s *Store) AddLayer(
+	ctx context.Context,
+	diffID layout.Digest,
+	tar io.Reader,
+	o erofs.Options,
+) (layout.Layer, error) {
+	return s.add(ctx, diffID, false, fromTar(ctx, diffID, "", tar, o))
+}
+
+// fromTar converts a layer whose root hash is known beforehand, or "".
+func fromTar(ctx context.Context, diffID layout.Digest, root string, tar io.Reader, o erofs.Options) writeBlob {
+	return func(w *verity.Writer) (int64, string, error) {
 		digest := sha256.New()
 		tee := io.TeeReader(withContext{ctx, tar}, digest)
 		size, err := erofs.Convert(ctx, w, tee, o)
@@ -36,9 +46,13 @@ func (s *Store) AddLayer(ctx context.Context, diffID layout.Digest, tar io.Reade
 		if got := hex.EncodeToString(digest.Sum(nil)); got != diffID.Hex() {
 			return 0, "", &DigestError{Want: diffID, Got: layout.Digest("sha256:" + got)}
 		}
-		return size, "", nil
-	})
+		return size, root, nil
+	}
 }
+
+// writeBlob gives a blob's data to w. It returns the data's size, and the root hash where that is known
+// beforehand.
+type writeBlob func(w *verity.Writer) (size int64, root string, err error)
 
 // DigestError says that a layer's bytes are not those that its name promises.
 type DigestError struct{ Want, Got layout.Digest }
@@ -51,7 +65,12 @@ func (e *DigestError) Error() string {
 // hash on the way; a blob that fails the check changes nothing. Where the store has the
 // layer already, maybe with another compression, that one stays and is returned.
 func (s *Store) CopyBlob(ctx context.Context, layer layout.Layer, from io.ReaderAt) (layout.Layer, error) {
-	return s.add(ctx, layer.DiffID, func(w *verity.Writer) (int64, string, error) {
+	return s.add(ctx, layer.DiffID, false, fromBlob(ctx, layer, from))
+}
+
+// fromBlob copies the data of a blob.
+func fromBlob(ctx context.Context, layer layout.Layer, from io.ReaderAt) writeBlob {
+	return func(w *verity.Writer) (int64, string, error) {
 		buf := make([]byte, min(1<<20, layer.Size))
 		for off := int64(0); off < layer.Size; {
 			if err := ctx.Err(); err != nil {
@@ -67,24 +86,28 @@ func (s *Store) CopyBlob(ctx context.Context, layer layout.Layer, from io.Reader
 			off += int64(len(p))
 		}
 		return layer.Size, layer.RootHash, nil
-	})
+	}
 }
 
-// add makes a blob whose data write gives to w. write returns the data's size, and the
-// root hash where it is known beforehand.
-func (s *Store) add(ctx context.Context, diffID layout.Digest, write func(w *verity.Writer) (size int64, root string, err error)) (layout.Layer, error) {
-	layer, err := s.addBlob(ctx, diffID, write)
+// add makes a blob whose data write gives to w; with replace also where the store has one.
+func (s *Store) add(ctx context.Context, diffID layout.Digest, replace bool, write writeBlob) (layout.Layer, error) {
+	layer, err := s.addBlob(ctx, diffID, replace, write)
 	if err != nil {
 		return layout.Layer{}, fmt.Errorf("layer %s: %w", diffID, err)
 	}
 	return layer, nil
 }
 
-func (s *Store) addBlob(ctx context.Context, diffID layout.Digest, write func(w *verity.Writer) (int64, string, error)) (_ layout.Layer, err error) {
+func (s *Store) addBlob(
+	ctx context.Context,
+	diffID layout.Digest,
+	replace bool,
+	write writeBlob,
+) (_ layout.Layer, err error) {
 	if _, err := layout.ParseDigest(string(diffID)); err != nil {
 		return layout.Layer{}, err
 	}
-	if layer, ok, err := s.Layer(diffID); ok || err != nil {
+	if layer, ok, err := s.Layer(diffID); ok && !replace || err != nil {
 		return layer, err
 	}
 	path := s.BlobPath(diffID)
@@ -104,7 +127,7 @@ func (s *Store) addBlob(ctx context.Context, diffID layout.Digest, write func(w 
 		}
 	}()
 	// We have the temporary file's lock now. Whoever had it before may have finished.
-	if layer, ok, err := s.Layer(diffID); ok || err != nil {
+	if layer, ok, err := s.Layer(diffID); ok && !replace || err != nil {
 		return layer, err
 	}
 
@@ -118,21 +141,29 @@ func (s *Store) addBlob(ctx context.Context, diffID layout.Digest, write func(w 
 		return layout.Layer{}, err
 	}
 	if want != "" && root != want {
-		return layout.Layer{}, fmt.Errorf("its root hash is %s instead of %s: it was changed or damaged on its way", root, want)
+		return layout.Layer{}, fmt.Errorf(
+			"its root hash is %s instead of %s: it was changed or damaged on its way",
+			root,
+			want,
+		)
 	}
-	// A damaged blob may have the name. It must be gone before its sidecar is replaced.
-	if err := s.fs.Remove(path); err != nil {
-		return layout.Layer{}, err
-	}
-	sidecar := layout.Sidecar{RootHash: root, HashOffset: size}.Marshal()
-	if err := s.fs.WriteFile(s.path(layout.SidecarPath(diffID)), sidecar, 0o644); err != nil {
-		return layout.Layer{}, err
+	layer := layout.Layer{DiffID: diffID, Size: size, RootHash: root}
+	// A damaged blob may have the name. Where its sidecar stays, it is replaced by one rename, and boots until
+	// then as well as it can. Else it must be gone before its sidecar is replaced.
+	if have, ok, err := s.Layer(diffID); err != nil || !ok || have != layer {
+		if err := s.fs.Remove(path); err != nil {
+			return layout.Layer{}, err
+		}
+		sidecar := layout.Sidecar{RootHash: root, HashOffset: size}.Marshal()
+		if err := s.fs.WriteFile(s.path(layout.SidecarPath(diffID)), sidecar, 0o644); err != nil {
+			return layout.Layer{}, err
+		}
 	}
 	if err := s.fs.Commit(file, path); err != nil {
 		return layout.Layer{}, err
 	}
 	committed = true
-	return layout.Layer{DiffID: diffID, Size: size, RootHash: root}, nil
+	return layer, nil
 }
 
 // create opens the temporary file of path, and waits for another process that has it.

@@ -21,7 +21,7 @@ import (
 //
 //	<dir>/<compression>-<level>-v<erofs.FormatVersion>/blobs/…
 //
-// Nothing in it is precious: a blob is verified when it is used, made anew where it is
+// Nothing in it is precious: a blob is verified when it is used, rebuilt where it is
 // damaged, and removed when the cache grows too large, the longest unused first.
 type Cache struct {
 	dir string
@@ -34,7 +34,8 @@ func NewCache(dir string, max int64) *Cache { return &Cache{dir: dir, max: max} 
 // Blob is an open blob. Removing it from the cache does not take it away.
 type Blob struct {
 	layout.Layer
-	*os.File
+	io.ReaderAt
+	io.Closer
 	Hit bool // the cache had it
 }
 
@@ -43,7 +44,12 @@ func (b *Blob) TotalSize() int64 { return verity.TotalSize(b.Layer.Size) }
 
 // Get returns the blob of a layer, made with o. Where the cache has none, or a damaged
 // one, it makes it from the uncompressed tar that open gives.
-func (c *Cache) Get(ctx context.Context, diffID layout.Digest, o erofs.Options, open func(context.Context) (io.ReadCloser, error)) (*Blob, error) {
+func (c *Cache) Get(
+	ctx context.Context,
+	diffID layout.Digest,
+	o erofs.Options,
+	open func(context.Context) (io.ReadCloser, error),
+) (*Blob, error) {
 	s := c.store(o)
 	blob, err := c.hit(s, diffID)
 	if blob != nil || err != nil {
@@ -66,7 +72,7 @@ func (c *Cache) Get(ctx context.Context, diffID layout.Digest, o erofs.Options, 
 		f.Close()
 		return nil, err
 	}
-	return &Blob{Layer: layer, File: f}, nil
+	return &Blob{Layer: layer, ReaderAt: f, Closer: f}, nil
 }
 
 // Has says whether the cache has a layer's blob, made with o. It does not look at its bytes.
@@ -77,7 +83,7 @@ func (c *Cache) Has(diffID layout.Digest, o erofs.Options) bool {
 
 // Remove takes a layer's blob, made with o, out of the cache. Whoever has it open keeps it.
 func (c *Cache) Remove(diffID layout.Digest, o erofs.Options) error {
-	return c.store(o).RemoveBlob(diffID)
+	return c.store(o).removeBlob(diffID)
 }
 
 func (c *Cache) store(o erofs.Options) *Store {
@@ -86,7 +92,10 @@ func (c *Cache) store(o erofs.Options) *Store {
 		name = "none"
 	}
 	// Lazy: after a power cut the check on use finds what did not reach the disk.
-	return NewOn(filepath.Join(c.dir, fmt.Sprintf("%s-%d-v%d", name, o.Level, erofs.FormatVersion)), &durable.FS{Lazy: true})
+	return NewOn(
+		filepath.Join(c.dir, fmt.Sprintf("%s-%d-v%d", name, o.Level, erofs.FormatVersion)),
+		&durable.FS{Lazy: true},
+	)
 }
 
 func (c *Cache) hit(s *Store, diffID layout.Digest) (*Blob, error) {
@@ -103,11 +112,11 @@ func (c *Cache) hit(s *Store, diffID layout.Digest) (*Blob, error) {
 	}
 	if err := verity.Verify(f, layer.Size, layer.RootHash); err != nil {
 		f.Close()
-		return nil, s.RemoveBlob(diffID)
+		return nil, s.removeBlob(diffID)
 	}
 	now := time.Now()
 	_ = os.Chtimes(f.Name(), now, now) // the time of its last use; an old one only shortens its life
-	return &Blob{Layer: layer, File: f, Hit: true}, nil
+	return &Blob{Layer: layer, ReaderAt: f, Closer: f, Hit: true}, nil
 }
 
 // evict removes the blobs that were not used for the longest time, until the cache is
@@ -158,7 +167,7 @@ func (c *Cache) evict(spare layout.Digest) error {
 		if total <= c.max {
 			break
 		}
-		if err := f.s.RemoveBlob(f.id); err != nil {
+		if err := f.s.removeBlob(f.id); err != nil {
 			return fmt.Errorf("layer cache: %w", err)
 		}
 		total -= f.size

@@ -53,7 +53,7 @@ func (s *Store) GC(ctx context.Context, keep []string) (Removed, error) {
 		if !e.IsDir() || !layout.ValidID(e.Name()) || slices.Contains(keep, e.Name()) {
 			continue
 		}
-		if err := s.RemoveRelease(e.Name()); err != nil {
+		if err := s.removeRelease(e.Name()); err != nil {
 			return done, fmt.Errorf("collect garbage: %w", err)
 		}
 		done.Releases = append(done.Releases, e.Name())
@@ -92,7 +92,7 @@ func (s *Store) removeBlobs(ctx context.Context, needed map[layout.Digest]bool, 
 			done.Blobs = append(done.Blobs, diffID)
 			done.Bytes += fileSize(e)
 		}
-		return s.RemoveBlob(diffID)
+		return s.removeBlob(diffID)
 	})
 }
 
@@ -123,4 +123,16 @@ func fileSize(e fs.DirEntry) int64 {
 		return info.Size()
 	}
 	return 0
+}
+
+// eachBlob calls do for the diffID of each blob.
+func (s *Store) eachBlob(do func(layout.Digest) error) error {
+	return s.walkBlobs(func(_ string, e fs.DirEntry) error {
+		hex, ok := strings.CutSuffix(e.Name(), ".erofs")
+		id, err := layout.ParseDigest("sha256:" + hex)
+		if !ok || err != nil {
+			return nil // a sidecar, or none of ours
+		}
+		return do(id)
+	})
 }

@@ -12,7 +12,34 @@ import (
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
-// AddRelease records a release. All its layers must be in the store.
+// CollisionError says that a store has another release of the same id.
+type CollisionError struct {
+	ID         string
+	Have, Want layout.Digest // of the images' configs
+}
+
+func (e *CollisionError) Error() string {
+	return fmt.Sprintf(
+		"release %s is image %s, and the ID of image %s begins with the same digits",
+		e.ID,
+		e.Have,
+		e.Want,
+	)
+}
+
+// CheckID returns a [*CollisionError] if the store has a release of another image under the id that a config's digest
+// gives. An id is [layout.IDLength] digits, for which whoever wants to finds a second image in a minute. A release
+// that is damaged is nobody's.
+func (s *Store) CheckID(config layout.Digest) error {
+	id := layout.ReleaseID(config)
+	if have, err := s.Release(id); err == nil && have.Config != config {
+		return &CollisionError{ID: id, Have: have.Config, Want: config}
+	}
+	return nil
+}
+
+// AddRelease records a release. All its layers must be in the store. The error is a [*CollisionError] where its id
+// is another release's.
 func (s *Store) AddRelease(r layout.Release) error {
 	b, err := r.Marshal()
 	if err != nil {
@@ -27,17 +54,35 @@ func (s *Store) AddRelease(r layout.Release) error {
 			return fmt.Errorf("release %s: layer %s is not in the store", r.ID(), want.DiffID)
 		}
 	}
-	path := s.path(layout.ReleasePath(r.ID()))
+	if err := s.CheckID(r.Config); err != nil {
+		return err
+	}
+	// The record comes last: it is what makes the release one.
+	if !r.V1 && r.Image != "" {
+		origin, err := layout.MarshalOrigin(r.Image)
+		if err != nil {
+			return fmt.Errorf("release %s: %w", r.ID(), err)
+		}
+		if err := s.replace(layout.ReleaseOriginPath(r.ID()), origin); err != nil {
+			return fmt.Errorf("release %s: %w", r.ID(), err)
+		}
+	}
+	if err := s.replace(layout.ReleasePath(r.ID()), b); err != nil {
+		return fmt.Errorf("release %s: %w", r.ID(), err)
+	}
+	return nil
+}
+
+// replace writes a file of the store unless it has these bytes already.
+func (s *Store) replace(name string, b []byte) error {
+	path := s.path(name)
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, b) {
 		return nil
 	}
 	if err := s.fs.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("release %s: %w", r.ID(), err)
+		return err
 	}
-	if err := s.fs.WriteFile(path, b, 0o644); err != nil {
-		return fmt.Errorf("release %s: %w", r.ID(), err)
-	}
-	return nil
+	return s.fs.WriteFile(path, b, 0o644)
 }
 
 // Release reads a release. The error is fs.ErrNotExist where there is none.
@@ -55,6 +100,12 @@ func (s *Store) Release(id string) (layout.Release, error) {
 	}
 	if r.ID() != id {
 		return layout.Release{}, fmt.Errorf("release %s is damaged: it says that it is %s", id, r.ID())
+	}
+	if !r.V1 {
+		// It is for people and for repair: a release boots without it.
+		if b, err := os.ReadFile(s.path(layout.ReleaseOriginPath(id))); err == nil {
+			r.Image, _ = layout.ParseOrigin(b)
+		}
 	}
 	return r, nil
 }
@@ -89,15 +140,17 @@ func (s *Store) Releases() ([]Found, error) {
 	return found, nil
 }
 
-// RemoveRelease removes a release, not its layers: [Store.GC] removes those that no other
+// removeRelease removes a release, not its layers: [Store.GC] removes those that no other
 // release has. That there is none is no error.
-func (s *Store) RemoveRelease(id string) error {
+func (s *Store) removeRelease(id string) error {
 	if !layout.ValidID(id) {
 		return fmt.Errorf("release %q: not %d hex digits", id, layout.IDLength)
 	}
 	path := s.path(layout.ReleasePath(id))
-	if err := s.fs.Remove(path); err != nil {
-		return fmt.Errorf("release %s: %w", id, err)
+	for _, name := range []string{path, s.path(layout.ReleaseOriginPath(id))} {
+		if err := s.fs.Remove(name); err != nil {
+			return fmt.Errorf("release %s: %w", id, err)
+		}
 	}
 	if err := s.fs.RemoveLeftovers(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("release %s: %w", id, err)

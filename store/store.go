@@ -4,9 +4,10 @@
 //	blobs/sha256/<xx>/<hex>.erofs            one layer: EROFS image, dm-verity superblock, dm-verity tree
 //	blobs/sha256/<xx>/<hex>.erofs.dmverity   its root hash, in containerd's format
 //	releases/<id>/release.json               one bootable version
+//	releases/<id>/image                      where it was taken from, for people and for repair
 //
 // What has its name is complete, and on the disk: files are written under a temporary
-// name, checked, brought to the disk and then renamed, the sidecar before its blob and
+// name, checked, fsynced and then renamed, the sidecar before its blob and
 // the blobs before the release that lists them. Whatever a crash leaves is a name that
 // begins with ".tmp-", which the next run reuses and GC removes.
 //
@@ -96,8 +97,8 @@ func (s *Store) VerifyBlob(layer layout.Layer) error {
 	return nil
 }
 
-// RemoveBlob removes a layer. That there is none is no error.
-func (s *Store) RemoveBlob(diffID layout.Digest) error {
+// removeBlob removes a layer. That there is none is no error.
+func (s *Store) removeBlob(diffID layout.Digest) error {
 	// The blob first: a sidecar alone means nothing.
 	for _, name := range []string{layout.BlobPath(diffID), layout.SidecarPath(diffID)} {
 		if err := s.fs.Remove(s.path(name)); err != nil {

@@ -29,7 +29,8 @@ func layerTar(t testing.TB, name, content string) ([]byte, layout.Digest) {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)), Typeflag: tar.TypeReg}); err != nil {
+	err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)), Typeflag: tar.TypeReg})
+	if err != nil {
 		t.Fatal(err)
 	}
 	io.WriteString(w, content)
@@ -50,7 +51,12 @@ func add(t testing.TB, s *Store, name, content string) layout.Layer {
 
 func release(config string, layers ...layout.Layer) layout.Release {
 	sum := sha256.Sum256([]byte(config))
-	return layout.Release{Version: "v1", Config: layout.Digest("sha256:" + hex.EncodeToString(sum[:])), Arch: "amd64", Layers: layers}
+	return layout.Release{
+		Version: "v1",
+		Config:  layout.Digest("sha256:" + hex.EncodeToString(sum[:])),
+		Arch:    "amd64",
+		Layers:  layers,
+	}
 }
 
 // names lists all files below a folder.
@@ -81,7 +87,9 @@ func TestAddedLayerIsWhatForeignToolsAccept(t *testing.T) {
 		t.Error(err)
 	}
 	blob := s.BlobPath(layer.DiffID)
-	if out, err := exec.Command("veritysetup", "verify", blob, blob, layer.RootHash, fmt.Sprint("--hash-offset=", layer.Size)).CombinedOutput(); err != nil {
+	out, err := exec.Command("veritysetup", "verify", blob, blob, layer.RootHash,
+		fmt.Sprint("--hash-offset=", layer.Size)).CombinedOutput()
+	if err != nil {
 		t.Errorf("veritysetup (package cryptsetup-bin): %v\n%s", err, out)
 	}
 	if out, err := exec.Command("fsck.erofs", blob).CombinedOutput(); err != nil {
@@ -110,7 +118,7 @@ func TestRefusedLayerLeavesNothing(t *testing.T) {
 	}{
 		"other digest": {t.Context(), other, bytes.NewReader(b)},
 		"more bytes":   {t.Context(), id, bytes.NewReader(append(bytes.Clone(b), 0))},
-		"cut short":    {t.Context(), id, bytes.NewReader(b[:600])},
+		"truncated":    {t.Context(), id, bytes.NewReader(b[:600])},
 		"no tar":       {t.Context(), id, strings.NewReader(strings.Repeat("x", 2048))},
 		"read error":   {t.Context(), id, io.MultiReader(bytes.NewReader(b[:700]), failing{broken})},
 		"canceled":     {canceled, id, bytes.NewReader(b)},
@@ -165,12 +173,15 @@ func TestCopyBlobChecks(t *testing.T) {
 	}
 }
 
-func TestDamagedBlobIsMadeAnew(t *testing.T) {
+func TestDamagedBlobIsRebuilt(t *testing.T) {
 	for name, damage := range map[string]func(s *Store, id layout.Digest) error{
-		"cut short":       func(s *Store, id layout.Digest) error { return os.Truncate(s.BlobPath(id), 4096) },
-		"empty":           func(s *Store, id layout.Digest) error { return os.Truncate(s.BlobPath(id), 0) },
-		"no sidecar":      func(s *Store, id layout.Digest) error { return os.Remove(s.path(layout.SidecarPath(id))) },
-		"damaged sidecar": func(s *Store, id layout.Digest) error { return os.Truncate(s.path(layout.SidecarPath(id)), 10) },
+		"truncated":  func(s *Store, id layout.Digest) error { return os.Truncate(s.BlobPath(id), 4096) },
+		"empty":      func(s *Store, id layout.Digest) error { return os.Truncate(s.BlobPath(id), 0) },
+		"no sidecar": func(s *Store, id layout.Digest) error { return os.Remove(s.path(layout.SidecarPath(id))) },
+		"damaged sidecar": func(s *Store,
+			id layout.Digest) error {
+			return os.Truncate(s.path(layout.SidecarPath(id)), 10)
+		},
 	} {
 		s := New(t.TempDir())
 		layer := add(t, s, "hello", strings.Repeat("world", 10000))
@@ -208,13 +219,21 @@ func TestReleases(t *testing.T) {
 	s := New(t.TempDir())
 	a, b := add(t, s, "a", "a"), add(t, s, "b", "b")
 	r := release("r", a, b)
+	r.Image = "registry.example/os:v1"
+	// A record of the first format is read, and replaced in its place.
+	if err := s.AddRelease(r.AsV1()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Release(r.ID()); err != nil || !got.V1 || got.Image != r.Image {
+		t.Errorf("first format: %+v, %v", got, err)
+	}
 	if err := s.AddRelease(r); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.AddRelease(r); err != nil {
 		t.Errorf("again: %v", err)
 	}
-	if got, err := s.Release(r.ID()); err != nil || got.Version != "v1" {
+	if got, err := s.Release(r.ID()); err != nil || got.Version != "v1" || got.V1 || got.Image != r.Image {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if err := s.VerifyRelease(r.ID()); err != nil {
@@ -239,6 +258,12 @@ func TestReleases(t *testing.T) {
 	if err != nil || len(found) != 1 || found[0].Err == nil {
 		t.Errorf("%+v, %v", found, err)
 	}
+	if err := s.removeRelease(r.ID()); err != nil {
+		t.Error(err)
+	}
+	if left, _ := os.ReadDir(s.path(layout.ReleasesDir)); len(left) != 0 {
+		t.Errorf("left %v", left)
+	}
 }
 
 func TestGCKeepsWhatIsNeeded(t *testing.T) {
@@ -259,7 +284,8 @@ func TestGCKeepsWhatIsNeeded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(done.Releases, []string{r1.ID()}) || !slices.Equal(done.Blobs, []layout.Digest{old.DiffID}) || done.Bytes != 100+verity.TotalSize(old.Size) {
+	if !slices.Equal(done.Releases, []string{r1.ID()}) || !slices.Equal(done.Blobs, []layout.Digest{old.DiffID}) ||
+		done.Bytes != 100+verity.TotalSize(old.Size) {
 		t.Errorf("removed %+v", done)
 	}
 	if err := s.VerifyRelease(r2.ID()); err != nil {
@@ -292,18 +318,19 @@ func TestCache(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { blob.File.Close() })
+		t.Cleanup(func() { blob.Close() })
 		return blob
 	}
 	first := get(c, "one")
 	if first.Hit || !get(c, "one").Hit {
 		t.Error("want a miss, then a hit")
 	}
-	if info, err := first.File.Stat(); err != nil || info.Size() != first.TotalSize() {
+	file := first.ReaderAt.(*os.File)
+	if info, err := file.Stat(); err != nil || info.Size() != first.TotalSize() {
 		t.Errorf("size %d, want %d (%v)", info.Size(), first.TotalSize(), err)
 	}
-	// A damaged blob is found out and made anew.
-	f, err := os.OpenFile(first.File.Name(), os.O_RDWR, 0)
+	// A damaged blob is found out and rebuilt.
+	f, err := os.OpenFile(file.Name(), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -324,5 +351,26 @@ func TestCache(t *testing.T) {
 	}
 	if get(small, "two").Hit {
 		t.Error("the longest unused was kept")
+	}
+}
+
+// Two images whose IDs begin with the same digits are two releases; the second one is refused.
+func TestReleaseKeepsItsID(t *testing.T) {
+	s := New(t.TempDir())
+	layer := add(t, s, "hello", "world")
+	first, second := release("first", layer), release("second", layer)
+	second.Config = first.Config[:len(first.Config)-1] + "0"
+	if second.Config == first.Config {
+		second.Config = first.Config[:len(first.Config)-1] + "1"
+	}
+	if err := s.AddRelease(first); err != nil {
+		t.Fatal(err)
+	}
+	var collision *CollisionError
+	if err := s.AddRelease(second); !errors.As(err, &collision) || collision.Have != first.Config {
+		t.Errorf("a second release of the same id: %v", err)
+	}
+	if have, err := s.Release(first.ID()); err != nil || have.Config != first.Config {
+		t.Errorf("the first release is %+v, %v", have, err)
 	}
 }

@@ -1,10 +1,15 @@
 package store
 
 import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 
 	"github.com/kairos-buildkit/kairos/erofs"
 	"github.com/kairos-buildkit/kairos/layout"
@@ -15,6 +20,7 @@ import (
 // block is checked against the root hashes when it is read, as the kernel would do it.
 type Tree struct {
 	fs.FS
+	trees []fs.FS // of the layers
 	files []io.Closer
 }
 
@@ -41,8 +47,47 @@ func (s *Store) Tree(layers []layout.Layer) (_ *Tree, err error) {
 			return nil, fmt.Errorf("layer %s: %w", layer.DiffID, err)
 		}
 	}
-	t.FS = erofs.Overlay(lowest...)
+	t.FS, t.trees = erofs.Overlay(lowest...), lowest
 	return t, nil
+}
+
+// Layers returns the trees of the layers, the lowest first, each with its whiteouts as they are.
+func (t *Tree) Layers() []fs.FS { return t.trees }
+
+// FixUp adds the layer that goes on top of layers, the lowest first, where one has to: see
+// [erofs.FixUp]. It returns the layers with it.
+func (s *Store) FixUp(ctx context.Context, layers []layout.Layer, o erofs.Options) ([]layout.Layer, error) {
+	t, err := s.Tree(layers)
+	if err != nil {
+		return nil, err
+	}
+	tar, err := erofs.FixUp(t.trees...)
+	if err := errors.Join(err, t.Close()); err != nil {
+		return nil, err
+	}
+	if tar == nil {
+		return layers, nil
+	}
+	sum := sha256.Sum256(tar)
+	layer, err := s.AddLayer(ctx, layout.Digest("sha256:"+hex.EncodeToString(sum[:])), bytes.NewReader(tar), o)
+	if err != nil {
+		return nil, err
+	}
+	return append(slices.Clone(layers), layer), nil
+}
+
+// Compression says how the blob of a layer is compressed. It reads the first block, unverified.
+func (s *Store) Compression(layer layout.Layer) (erofs.Compression, error) {
+	f, err := s.OpenBlob(layer.DiffID)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	tree, err := erofs.Open(io.NewSectionReader(f, 0, layer.Size))
+	if err != nil {
+		return "", fmt.Errorf("layer %s: %w", layer.DiffID, err)
+	}
+	return tree.Compression(), nil
 }
 
 // Close closes the blobs.

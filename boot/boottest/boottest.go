@@ -31,13 +31,18 @@ func Tree(version string) fstest.MapFS {
 
 // AddKernel adds a kernel with its modules and configuration, as Debian's packages do.
 func AddKernel(t fstest.MapFS, version string) {
-	t["boot/vmlinuz-"+version] = &fstest.MapFile{Data: Program("kernel " + version), Mode: 0o644}
-	t["boot/config-"+version] = &fstest.MapFile{Data: []byte("# Linux\nCONFIG_EROFS_FS=m\nCONFIG_EROFS_FS_ZIP=y\nCONFIG_EROFS_FS_ZIP_ZSTD=y\n"), Mode: 0o644}
+	t["boot/vmlinuz-"+version] = &fstest.MapFile{Data: Kernel(version), Mode: 0o644}
+	t["boot/config-"+version] = &fstest.MapFile{
+		Data: []byte("# Linux\nCONFIG_EROFS_FS=m\nCONFIG_EROFS_FS_ZIP=y\nCONFIG_EROFS_FS_ZIP_ZSTD=y\n"),
+		Mode: 0o644,
+	}
 	dir := "usr/lib/modules/" + version + "/"
 	var dep strings.Builder
 	for _, m := range []string{
-		"kernel/fs/erofs/erofs.ko: kernel/lib/libcrc32c.ko", "kernel/lib/libcrc32c.ko:", "kernel/fs/overlayfs/overlay.ko:",
-		"kernel/drivers/md/dm-verity.ko: kernel/drivers/md/dm-bufio.ko kernel/drivers/md/dm-mod.ko", "kernel/drivers/md/dm-bufio.ko: kernel/drivers/md/dm-mod.ko",
+		"kernel/fs/erofs/erofs.ko: kernel/lib/libcrc32c.ko", "kernel/lib/libcrc32c.ko:",
+		"kernel/fs/overlayfs/overlay.ko:",
+		"kernel/drivers/md/dm-verity.ko: kernel/drivers/md/dm-bufio.ko kernel/drivers/md/dm-mod.ko",
+		"kernel/drivers/md/dm-bufio.ko: kernel/drivers/md/dm-mod.ko",
 		"kernel/drivers/md/dm-mod.ko:", "kernel/drivers/block/virtio_blk.ko:", "kernel/net/wireguard.ko:",
 	} {
 		fmt.Fprintln(&dep, m)
@@ -45,8 +50,24 @@ func AddKernel(t fstest.MapFS, version string) {
 		t[dir+file] = &fstest.MapFile{Data: []byte("\x7fELF " + version + " " + file), Mode: 0o644}
 	}
 	t[dir+"modules.dep"] = &fstest.MapFile{Data: []byte(dep.String()), Mode: 0o644}
-	t[dir+"modules.builtin"] = &fstest.MapFile{Data: []byte("kernel/drivers/block/loop.ko\nkernel/fs/ext4/ext4.ko\n"), Mode: 0o644}
-	t[dir+"modules.alias"] = &fstest.MapFile{Data: []byte("# Aliases\nalias virtio:d00000002v* virtio_blk\nalias rtnl-link-wireguard wireguard\n"), Mode: 0o644}
+	t[dir+"modules.builtin"] = &fstest.MapFile{
+		Data: []byte("kernel/drivers/block/loop.ko\nkernel/fs/ext4/ext4.ko\n"),
+		Mode: 0o644,
+	}
+	t[dir+"modules.alias"] = &fstest.MapFile{
+		Data: []byte("# Aliases\nalias virtio:d00000002v* virtio_blk\nalias rtnl-link-wireguard wireguard\n"),
+		Mode: 0o644,
+	}
+}
+
+// Kernel returns an EFI program that says as x86 kernels do which version it is.
+func Kernel(version string) []byte {
+	const setup, at = 0x200, 0x480 // of the text, in the part that has room for section headers
+	b := Program("kernel " + version)
+	copy(b[0x202:], "HdrS")
+	binary.LittleEndian.PutUint16(b[0x20e:], at-setup)
+	copy(b[at:], version+" (root@build) #1 SMP")
+	return b
 }
 
 // Link returns a symbolic link.

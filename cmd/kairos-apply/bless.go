@@ -1,18 +1,20 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/node"
 )
 
 func (a *app) bless() *cobra.Command {
-	var boot bool
+	var boot, patient bool
 	c := &cobra.Command{
 		Use:   "bless",
 		Short: "Run the health checks, and end the running release's trial if they pass",
@@ -21,8 +23,17 @@ image's) and /etc/kairos/health.d (the node's) must exit with 0 before the deadl
 name; on systemd, boot-complete.target must be reached. A file of the node takes the place of
 the image's file of the same name.
 
-A healthy release boots from then on without being counted. One that is not healthy keeps
-its counter: after three boots the boot loader goes back to the release before it.
+Shipped checks are turned on by name, by the image's label io.kairos.health or the config's health.checks:
+  network   there is a default route, and what health.network (label io.kairos.health.network) names
+            answers: a URL, or oci: and an image's reference
+  kubelet   the kubelet lives, and its node is Ready
+  units     no unit has failed
+With the label io.kairos.soak, or health.soak, a release on trial has to stay healthy for that time. What
+cannot be asked, or is not there yet, is asked again until the deadline.
+
+A healthy release has nine tries from then on, which each healthy boot arms again. One that is not
+healthy keeps its counter: after three boots on trial, or nine of a release that was healthy before, the
+boot loader goes back to the release before it.
 
 The image runs this by itself when it has started. The deadline is 600 seconds after the start
 of the machine, or what kairos.deadline= on the kernel's command line says.
@@ -36,11 +47,7 @@ With -o json the output is one object: release, outcome ("blessed", "good alread
 			if boot && bootedAs(layout.RoleLive) {
 				return nil
 			}
-			var wait time.Duration
-			if boot {
-				wait = 5 * time.Minute // somebody is upgrading already
-			}
-			err := a.work(c.Context(), wait, func(m *node.Machine) error {
+			err := a.assessed(c.Context(), boot, patient, func(m *node.Machine, v node.Verdict) error {
 				if boot {
 					// Neither may keep a healthy system from being blessed.
 					if err := m.CollectPanic(); err != nil {
@@ -52,7 +59,16 @@ With -o json the output is one object: release, outcome ("blessed", "good alread
 						}
 					}()
 				}
-				result, err := m.Bless(c.Context())
+				result, err := m.Bless(v)
+				var unhealthy *node.UnhealthyError
+				if boot && !m.Boot.Trial && errors.As(err, &unhealthy) {
+					// It was healthy once: it may be again, and somebody may be working on it.
+					err = fmt.Errorf(
+						"release %s was healthy before and keeps running, though it has used up a try: %s",
+						result.Release,
+						unhealthy.Reason,
+					)
+				}
 				if a.json {
 					err = errors.Join(err, a.printJSON(result))
 				} else if err == nil {
@@ -68,12 +84,39 @@ With -o json the output is one object: release, outcome ("blessed", "good alread
 		},
 	}
 	c.Flags().BoolVar(&boot, "boot", false, "as part of the start: restart the machine if it is not healthy")
+	c.Flags().BoolVar(&patient, "patient", false,
+		"ask again until the deadline where a check says no: for an init that does not say when the system is up")
 	return c
+}
+
+// assessed runs the health checks, and then do with what they say. The checks run beside whatever is at work on this
+// machine; what do changes waits for that: a healthy boot has time, an unhealthy one has to restart before the guard
+// does it.
+func (a *app) assessed(ctx context.Context, boot, patient bool, do func(*node.Machine, node.Verdict) error) error {
+	b, err := node.ReadBoot("/")
+	if err != nil {
+		return err
+	}
+	return a.privately(ctx, func() error {
+		v := node.Assess(ctx, "/", b, patient)
+		var wait time.Duration
+		switch {
+		case boot && v.Err == nil:
+			wait = 24 * time.Hour
+		case boot:
+			wait = time.Minute
+		}
+		err := a.locked(ctx, wait, func(m *node.Machine) error { return do(m, v) })
+		if errors.Is(err, node.ErrLocked) && v.Err != nil {
+			return v.Err // which has to go on, report or not
+		}
+		return err
+	})
 }
 
 // unhealthy says whether an error, of this process or of its child, means failed health checks.
 func (a *app) unhealthy(err error) bool {
 	var child *childExit
 	var u *node.UnhealthyError
-	return errors.As(err, &u) || errors.As(err, &child) && child.code == exitUnhealthy
+	return errors.As(err, &u) || errors.As(err, &child) && child.code == int(api.ExitUnhealthy)
 }

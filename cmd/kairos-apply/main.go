@@ -9,44 +9,38 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/containerd/log"
 	"github.com/spf13/cobra"
 
+	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/node"
 )
 
-// version is set when the program is linked.
-var version = "dev"
+// version is set when the program is linked, see scripts/version.
+var version = ""
 
-// Exit codes. They are part of what scripts may rely on.
-const (
-	exitFailed    = 1 // nothing that boots was changed, unless the message says otherwise
-	exitUsage     = 2
-	exitNotRoot   = 3
-	exitLocked    = 4 // another run is at work
-	exitNoNode    = 5 // not an installed node
-	exitRefused   = 6 // refused before anything was changed: space, architecture, image without boot layer
-	exitUnhealthy = 7 // health checks failed
-)
+// programVersion says which sources this is built from.
+func programVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
 
-const exitCodes = `Exit codes:
-  0  done, or nothing to do
-  1  failed; what boots was not changed, unless the message says otherwise
-  2  wrong use of the command line
-  3  needs root
-  4  another kairos-apply is at work
-  5  this is no installed node (a container, a live medium, another system)
-  6  refused before anything was changed: no space, wrong architecture, image that cannot boot
-  7  health checks failed
-`
+var exitCodes = "Exit codes:\n" + api.ExitCodes()
 
 func main() {
 	_ = log.SetLevel("fatal") // containerd's parts return their errors; what they also log is no message for people
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	code := run(ctx, arguments(os.Args), os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
@@ -56,6 +50,8 @@ type app struct {
 	in       io.Reader
 	out, err io.Writer
 	json     bool
+	command  string        // the one that runs, without the program's name
+	waitLock time.Duration // how long to wait for another command
 }
 
 func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
@@ -73,29 +69,41 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if errors.As(err, &child) {
 		return child.code // it has said why
 	}
-	fmt.Fprintln(errOut, "kairos-apply:", err)
-	return exitCode(err)
+	var outcome *outcomeError
+	if errors.As(err, &outcome) {
+		return int(outcome.code)
+	}
+	if a.json {
+		a.progress().show(api.Event{Step: api.StepError, Text: err.Error()})
+	} else {
+		fmt.Fprintln(errOut, "kairos-apply:", err)
+	}
+	return int(exitCode(err))
 }
 
-func exitCode(err error) int {
+func exitCode(err error) api.ExitCode {
 	var usage *usageError
 	var refused *node.RefusedError
+	var installed *node.InstalledError
 	var unhealthy *node.UnhealthyError
+	var damaged *node.DamagedError
 	switch {
 	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"):
-		return exitUsage
+		return api.ExitUsage
 	case errors.Is(err, errNotRoot):
-		return exitNotRoot
+		return api.ExitNotRoot
 	case errors.Is(err, node.ErrLocked):
-		return exitLocked
+		return api.ExitLocked
 	case errors.Is(err, node.ErrNotNode), errors.Is(err, node.ErrNotInstalled):
-		return exitNoNode
-	case errors.As(err, &refused):
-		return exitRefused
+		return api.ExitNoNode
+	case errors.As(err, &refused), errors.As(err, &installed):
+		return api.ExitRefused
 	case errors.As(err, &unhealthy):
-		return exitUnhealthy
+		return api.ExitUnhealthy
+	case errors.As(err, &damaged):
+		return api.ExitDamaged
 	}
-	return exitFailed
+	return api.ExitFailed
 }
 
 // usageError is a mistake on the command line.
@@ -121,11 +129,12 @@ write to the disk: whatever interrupts it, the node boots what it booted before.
 		Example: `  kairos-apply status
   kairos-apply upgrade registry.example/os:v2 --reboot
   kairos-apply rollback --reboot`,
-		Version:           version,
+		Version:           programVersion(),
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			a.command = strings.TrimPrefix(c.CommandPath(), c.Root().Name()+" ")
 			switch output {
 			case "text":
 			case "json":
@@ -136,12 +145,38 @@ write to the disk: whatever interrupts it, the node boots what it booted before.
 			return nil
 		},
 	}
-	c.PersistentFlags().StringVarP(&output, "output", "o", "text", "what to print: text or json")
+	c.PersistentFlags().
+		StringVarP(&output, "output", "o", "text", "what to print: text, or json and progress as JSON lines on stderr")
+	c.PersistentFlags().DurationVar(&a.waitLock, "wait-lock", 2*time.Minute,
+		"how long to wait until another kairos-apply has ended, such as that of the start, or that of the timer")
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &usageError{fmt.Errorf("%w\nSee `%s --help`", err, c.CommandPath())}
 	})
-	c.AddCommand(a.status(), a.upgrade(), a.rollback(), a.bless(), a.install(), a.reset(), a.gc(), a.config())
+	c.AddCommand(
+		a.status(),
+		a.upgrade(),
+		a.rollback(),
+		a.wait(),
+		a.boot(),
+		a.bless(),
+		a.install(),
+		a.reset(),
+		a.gc(),
+		a.verify(),
+		a.logs(),
+		a.config(),
+		a.runStage(),
+		a.online(),
+		a.agentLacks(),
+	)
+	argsAreUsage(c)
+	return c
+}
+
+// argsAreUsage has wrong arguments of all commands end with exitUsage.
+func argsAreUsage(c *cobra.Command) {
 	for _, sub := range c.Commands() {
+		argsAreUsage(sub)
 		check := sub.Args
 		sub.Args = func(c *cobra.Command, args []string) error {
 			if check == nil {
@@ -153,5 +188,4 @@ write to the disk: whatever interrupts it, the node boots what it booted before.
 			return nil
 		}
 	}
-	return c
 }

@@ -5,18 +5,20 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/node"
 )
 
 func TestExitCodes(t *testing.T) {
-	for want, err := range map[int]error{
-		exitFailed:    errors.New("disk on fire"),
-		exitUsage:     &usageError{errors.New("x")},
-		exitNotRoot:   errNotRoot,
-		exitLocked:    node.ErrLocked,
-		exitNoNode:    node.ErrNotInstalled,
-		exitRefused:   &node.RefusedError{What: "x"},
-		exitUnhealthy: &node.UnhealthyError{Reason: "x"},
+	for want, err := range map[api.ExitCode]error{
+		api.ExitFailed:    errors.New("disk on fire"),
+		api.ExitUsage:     &usageError{errors.New("x")},
+		api.ExitNotRoot:   errNotRoot,
+		api.ExitLocked:    node.ErrLocked,
+		api.ExitNoNode:    node.ErrNotInstalled,
+		api.ExitRefused:   &node.RefusedError{What: "x"},
+		api.ExitUnhealthy: &node.UnhealthyError{Reason: "x"},
+		api.ExitDamaged:   &node.DamagedError{What: "x"},
 	} {
 		if got := exitCode(fmt.Errorf("wrapped: %w", err)); got != want {
 			t.Errorf("%v: exit code %d, want %d", err, got, want)

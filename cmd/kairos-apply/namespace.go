@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -42,7 +43,17 @@ func (a *app) privately(ctx context.Context, do func() error) error {
 	c.Args[0] = os.Args[0]
 	c.Env = append(os.Environ(), privateEnv+"=1")
 	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	c.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	return runTied(ctx, c)
+}
+
+// runTied runs a child that gets SIGTERM when ctx is done, and does not outlive this process.
+func runTied(ctx context.Context, c *exec.Cmd) error {
+	// The child's parent is the thread that starts it: when that ends, so does the child. Go ends threads as it likes,
+	// but not one that a goroutine has for itself.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	c.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	if err := c.Start(); err != nil {
 		return fmt.Errorf("mount namespace: %w", err)
 	}

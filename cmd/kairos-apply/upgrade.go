@@ -2,72 +2,122 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"github.com/kairos-buildkit/kairos/api"
+	"github.com/kairos-buildkit/kairos/config"
+	"github.com/kairos-buildkit/kairos/image/source"
 	"github.com/kairos-buildkit/kairos/node"
 )
 
 // work runs do on the opened machine, alone: in a mount namespace of its own, and with the
-// lock that keeps a second run away.
-func (a *app) work(ctx context.Context, wait time.Duration, do func(*node.Machine) error) error {
+// lock that keeps a second run away. It waits for another command as --wait-lock says.
+func (a *app) work(ctx context.Context, do func(*node.Machine) error) error {
 	if _, err := node.ReadBoot("/"); err != nil {
 		return err // whoever asks: this is no node
 	}
-	return a.privately(ctx, func() (err error) {
-		unlock, err := node.Lock(ctx, "/", wait)
-		if err != nil {
-			return err
-		}
-		defer unlock()
-		m, err := node.Open()
-		if err != nil {
-			return err
-		}
-		defer func() {
-			if cerr := m.Close(); err == nil {
-				err = cerr
-			}
-		}()
-		return do(m)
-	})
+	return a.privately(ctx, func() error { return a.locked(ctx, a.waitLock, do) })
 }
 
-// activate runs do, which makes a release boot next, shows its progress and its result, and restarts
-// the machine if so asked, unless that release runs already.
-func (a *app) activate(ctx context.Context, reboot bool, do func(*node.Machine, node.Progress) (node.Result, error)) error {
-	err := a.work(ctx, 0, func(m *node.Machine) error {
-		p := a.progress()
-		r, err := do(m, p.show)
-		p.end()
-		if err != nil {
-			return err
-		}
-		return a.printResult(r, "is active already")
+// locked runs do on the machine while no other command is at work on it, in a mount namespace of its own.
+func (a *app) locked(ctx context.Context, wait time.Duration, do func(*node.Machine) error) (err error) {
+	unlock, err := node.Lock(ctx, "/", node.LockOptions{
+		Who:  a.command,
+		Wait: wait,
+		Waiting: func(who string) {
+			a.progress().show(api.Event{
+				Step: api.StepNote,
+				Text: "waiting until another kairos-apply has ended: " + who,
+			})
+		},
 	})
-	if err != nil || !reboot || private() || !node.RestartWanted("/") {
+	if err != nil {
 		return err
 	}
-	return node.Restart(ctx)
+	defer unlock()
+	m, err := node.Open()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := errors.Join(m.Remember(), m.Close()); err == nil {
+			err = cerr
+		}
+	}()
+	return do(m)
+}
+
+// activate runs do, which makes a release boot next, shows its progress and its result, and does what do says of the
+// time after that, unless that release runs already. With wait it ends when that release is blessed or has failed.
+func (a *app) activate(
+	ctx context.Context,
+	wait bool,
+	do func(*node.Machine, node.Progress) (api.Result, afterwards, error),
+) error {
+	if _, err := node.ReadBoot("/"); err != nil {
+		return err // whoever asks: this is no node
+	}
+	return a.privately(ctx, func() error {
+		var then afterwards
+		var release string
+		err := a.locked(ctx, a.waitLock, func(m *node.Machine) error {
+			p := a.progress()
+			r, next, err := do(m, p.show)
+			p.end()
+			release, then = r.Release, next
+			if err != nil || wait && !node.RestartWanted("/") {
+				return err
+			}
+			return a.printResult(r, "is active already")
+		})
+		if failed := (*node.FailedError)(nil); wait && errors.As(err, &failed) {
+			release, err = failed.Release, nil
+		}
+		switch {
+		case err != nil:
+			return err
+		case node.RestartWanted("/") && !wait:
+			return then.do()
+		case node.RestartWanted("/"):
+			if s, err := node.Look("/"); (err == nil || errors.Is(err, node.ErrNotKnown)) && active(s, release) {
+				return afterwards{reboot: true}.do()
+			}
+		}
+		if !wait {
+			return nil
+		}
+		return a.waitFor(ctx, release, waitTimeout)
+	})
 }
 
 func (a *app) upgrade() *cobra.Command {
 	var o node.UpgradeOptions
-	var reboot bool
+	var power afterwards
+	var check, packages, wait bool
 	c := &cobra.Command{
-		Use:   "upgrade SOURCE",
+		Use:   "upgrade [SOURCE]",
 		Short: "Make an image the release that boots next",
 		Long: `Fetch an image, and make it the release that boots next, on trial: it has three boots to prove
 healthy (see bless). If it does not, the boot loader goes back to the release that runs now.
 
-Only layers that the node does not have are fetched and written. Interrupted at any point,
+Only layers that the node does not have are fetched and written. Where the image's release is
+published beside it ("kairos release"), and the image is named by a tag, only those blocks of them are
+fetched that no layer here has, and nothing is converted. Interrupted at any point,
 the node boots what it booted before, and the same command works again. Until the machine is
 restarted /run/reboot-required is there. A caller that repeats the command by itself, such as a
 cluster, wants --unless-failed: without it a release that fails is tried again each time.
 
-` + node.SourceHelp + `
+What the arguments do not say, the block upgrade: of the node's cloud-config says. --reboot=false and the like
+overrule it. The stages before-upgrade and after-upgrade of the config run where there is something to upgrade.
+
+` + config.Outline("upgrade") + `
+Sources:
+` + source.Help + `
 Registries are reached as /etc/containerd/certs.d says (containerd's hosts.toml: mirrors, CAs,
 plain HTTP), with credentials from /etc/kairos/auth.json, /oem/auth.json or
 /root/.docker/config.json.
@@ -77,41 +127,141 @@ snapshots too, where its configuration has
   [plugins."io.containerd.snapshotter.v1.erofs"]
     layer_content_caches = ["/run/kairos/store/blobs"]
 
+With --check nothing changes: it says what would be fetched, written and removed, and which labels
+io.kairos.* and packages (dpkg's and apk's) differ from what runs. Its exit code is 0 where there is
+nothing to do, 9 where an upgrade would change what boots, and 6 where it would be refused. Packages of
+a registry's image are known where the node has the layers that tell of them; --packages reads those
+that it does not have, without keeping them.
+
+With --wait the machine is restarted, which ends the command with it. The same command after that, such as
+over a new connection, does not upgrade again: it ends when the release is blessed, with 0, or when it has
+failed and another one runs, with 10. kairos-apply wait does only that.
+
 With -o json the output is one object: release, version, changed (whether another release
-boots next than before), removed (releases that no role needs any more).
+boots next than before), removed (releases that no role needs any more), and where a published
+release was fetched: fetched, reused, written (bytes of its new layers), ranges, requests, and with --wait outcome
+("blessed", "fell back") and failure; with --check what package
+api calls an UpgradeCheck.
 
 ` + exitCodes,
 		Example: `  kairos-apply upgrade registry.example/os:v2 --reboot
   kairos-apply upgrade oci-archive:/usr/local/os-v2.tar
+  kairos-apply upgrade registry.example/os:v2 --check -o json
   kairos-apply upgrade registry.example/os:v2 --recovery
   kairos-apply upgrade registry.example/os:v2 --containerd /run/containerd/containerd.sock`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
-			if o.Source, err = node.ParseSource(args[0]); err != nil {
-				return &usageError{err}
+			if len(args) > 0 {
+				if o.Source, err = source.Parse(args[0]); err != nil {
+					return &usageError{err}
+				}
 			}
-			return a.activate(c.Context(), reboot, func(m *node.Machine, p node.Progress) (node.Result, error) {
+			if err := power.check(); err != nil {
+				return err
+			}
+			configured := func(m *node.Machine) (config.Upgrade, error) {
+				u := m.Config().Upgrade()
+				if !c.Flags().Changed("recovery") {
+					o.Recovery = u.Recovery
+				}
+				if len(args) > 0 {
+					return u, nil
+				}
+				o.Source, err = configuredSource(u, o.Recovery)
+				return u, err
+			}
+			if check || packages {
+				return a.checkUpgrade(c.Context(), func(m *node.Machine) (node.CheckOptions, error) {
+					_, err := configured(m)
+					return node.CheckOptions{UpgradeOptions: o, Packages: packages}, err
+				})
+			}
+			do := func(m *node.Machine, p node.Progress) (r api.Result, then afterwards, err error) {
+				u, err := configured(m)
+				if err != nil {
+					return r, then, err
+				}
 				o.Progress = p
-				return m.Upgrade(c.Context(), o)
-			})
+				o.UnlessFailed = o.UnlessFailed || wait
+				if wait && o.Recovery {
+					return r, then, &usageError{errors.New("--wait: the recovery system is not tried")}
+				}
+				r, err = m.Upgrade(c.Context(), o)
+				return r, power.over(c, u.Reboot, u.PowerOff), err
+			}
+			return a.activate(c.Context(), wait, do)
 		},
 	}
+	c.Flags().BoolVar(&check, "check", false, "only say what an upgrade would do")
+	c.Flags().BoolVar(&wait, "wait", false, "restart the machine, and end when the release is blessed or has failed")
+	c.Flags().BoolVar(&packages, "packages", false,
+		"with --check: fetch what tells of the image's packages, without keeping it")
 	c.Flags().BoolVar(&o.UnlessFailed, "unless-failed", false, "refuse a release that has failed on this node before")
 	c.Flags().BoolVar(&o.Recovery, "recovery", false, "upgrade the recovery system instead")
-	c.Flags().BoolVar(&reboot, "reboot", false, "restart the machine afterwards, unless the release runs already")
-	c.Flags().StringVar(&o.Containerd, "containerd", "", "let the containerd at this `ADDRESS` fetch and keep the layers")
+	power.flags(c, unlessRuns)
+	c.Flags().
+		StringVar(&o.Containerd, "containerd", "", "let the containerd at this `ADDRESS` fetch and keep the layers")
 	c.Flags().StringVar(&o.Namespace, "namespace", "", "namespace of that containerd (default kairos)")
-	c.Flags().StringVar(&o.Registry.HostsDir, "hosts-dir", "", "folder with a hosts.toml for each registry (default /etc/containerd/certs.d)")
+	c.Flags().Var((*contentSize)(&o.MaxContent), "max-content", contentHelp)
+	c.Flags().
+		StringVar(&o.Registry.HostsDir, "hosts-dir", "",
+			"folder with a hosts.toml for each registry (default /etc/containerd/certs.d)")
 	return c
 }
 
+const unlessRuns = ", unless the release runs already"
+
+// configuredSource is the image that the config names for an upgrade.
+func configuredSource(u config.Upgrade, recovery bool) (source.Ref, error) {
+	name, key := u.Source, "upgrade.source or upgrade.system.source"
+	if recovery {
+		name, key = u.RecoverySource, "upgrade.source or upgrade.recovery-system.source"
+	}
+	if name == "" {
+		return source.Ref{}, &usageError{fmt.Errorf("no image is named: give a SOURCE, or write %s "+
+			"into the cloud-config\nSee `kairos-apply upgrade --help`", key)}
+	}
+	ref, err := source.Parse(name)
+	if err != nil {
+		return ref, fmt.Errorf("cloud-config: %s: %w", key, err)
+	}
+	return ref, nil
+}
+
+// contentSize is a flag's value, a size in bytes.
+type contentSize int64
+
+const contentHelp = "`SIZE` that new layers may have in all, uncompressed (default 16 times what is free there)"
+
+func (c *contentSize) String() string {
+	if *c == 0 {
+		return ""
+	}
+	return units.BytesSize(float64(*c))
+}
+
+func (c *contentSize) Type() string { return "size" }
+
+func (c *contentSize) Set(s string) error {
+	n, err := units.RAMInBytes(s)
+	if err != nil || n <= 0 {
+		return errors.New("want a size such as 512M or 40G")
+	}
+	*c = contentSize(n)
+	return nil
+}
+
 func (a *app) rollback() *cobra.Command {
-	var reboot bool
+	var power afterwards
+	var wait bool
 	c := &cobra.Command{
 		Use:   "rollback [RELEASE]",
 		Short: "Make the passive release, or the one that is named, boot next",
 		Long: `Make another release that this node has boot next, on trial like after an upgrade. Without a
 name it is the one that is not active. A release that failed can be named too.
+
+With --wait, which takes a RELEASE, the machine is restarted, and the same command after that ends when the
+release is blessed, with 0, or has failed, with 10.
 
 With -o json the output is one object: release, version, changed, removed.
 
@@ -122,12 +272,26 @@ With -o json the output is one object: release, version, changed, removed.
 			if len(args) > 0 {
 				id = args[0]
 			}
-			return a.activate(c.Context(), reboot, func(m *node.Machine, p node.Progress) (node.Result, error) {
-				return m.Rollback(c.Context(), id, p)
-			})
+			if err := power.check(); err != nil {
+				return err
+			}
+			if wait && id == "" {
+				return &usageError{errors.New("--wait: name the RELEASE: the same command tells of it afterwards")}
+			}
+			do := func(m *node.Machine, p node.Progress) (api.Result, afterwards, error) {
+				if wait {
+					if err := m.RefuseFailed(id); err != nil {
+						return api.Result{Release: id}, power, err
+					}
+				}
+				r, err := m.Rollback(c.Context(), id, p)
+				return r, power, err
+			}
+			return a.activate(c.Context(), wait, do)
 		},
 	}
-	c.Flags().BoolVar(&reboot, "reboot", false, "restart the machine afterwards, unless the release runs already")
+	c.Flags().BoolVar(&wait, "wait", false, "restart the machine, and end when the release is blessed or has failed")
+	power.flags(c, unlessRuns)
 	return c
 }
 
@@ -136,14 +300,14 @@ func (a *app) gc() *cobra.Command {
 		Use:   "gc",
 		Short: "Remove releases and layers that no role needs",
 		Long: `Remove releases that are neither booted, active, passive nor recovery, their layers, and what
-commands that were cut off have left. Upgrade and rollback do this by themselves.
+interrupted commands have left. Upgrade and rollback do this by themselves.
 
 With -o json the output is one object: removed (ids of releases).
 
 ` + exitCodes,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.work(c.Context(), 0, func(m *node.Machine) error {
+			return a.work(c.Context(), func(m *node.Machine) error {
 				p := a.progress()
 				gone, err := m.GC(c.Context(), p.show)
 				p.end()
@@ -151,7 +315,7 @@ With -o json the output is one object: removed (ids of releases).
 					return err
 				}
 				if a.json {
-					return a.printJSON(map[string]any{"removed": append([]string{}, gone...)})
+					return a.printJSON(api.GCResult{Removed: append([]string{}, gone...)})
 				}
 				for _, id := range gone {
 					fmt.Fprintln(a.out, "Removed release", id)
@@ -162,7 +326,7 @@ With -o json the output is one object: removed (ids of releases).
 	}
 }
 
-func (a *app) printResult(r node.Result, unchanged string) error {
+func (a *app) printResult(r api.Result, unchanged string) error {
 	if a.json {
 		return a.printJSON(r)
 	}
@@ -177,6 +341,10 @@ func (a *app) printResult(r node.Result, unchanged string) error {
 		fmt.Fprintf(a.out, "%s is the recovery system now.\n", name)
 	default:
 		fmt.Fprintf(a.out, "%s boots next, on trial. Restart the machine to start it.\n", name)
+	}
+	if r.Written > 0 {
+		mb := func(n int64) float64 { return float64(n) / 1e6 }
+		fmt.Fprintf(a.out, "Fetched %.1f MB (reused %.1f MB of %.1f).\n", mb(r.Fetched), mb(r.Reused), mb(r.Written))
 	}
 	for _, id := range r.Removed {
 		fmt.Fprintln(a.out, "Removed release", id)

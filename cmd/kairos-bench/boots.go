@@ -58,7 +58,14 @@ func (b *bench) boots(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(&t, "| %s | %.1f | %.1f | %.3f |\n", kind, mb(info.Size()), median(taken[kind]), median(taken[kind])/median(taken["none"]))
+		fmt.Fprintf(
+			&t,
+			"| %s | %.1f | %.1f | %.3f |\n",
+			kind,
+			mb(info.Size()),
+			median(taken[kind]),
+			median(taken[kind])/median(taken["none"]),
+		)
 	}
 	return b.replace("boot", t.String())
 }

@@ -41,17 +41,38 @@ func subjects() ([]subject, error) {
 	}
 	squash := func(name string, options ...string) subject {
 		return subject{name: "mksquashfs " + name, unpack: true, args: func(in, out string) []string {
-			return slices.Concat([]string{tools + "mksquashfs", in, out, "-noappend", "-no-progress", "-quiet"}, options)
+			return slices.Concat(
+				[]string{tools + "mksquashfs", in, out, "-noappend", "-no-progress", "-quiet"},
+				options,
+			)
 		}}
 	}
 	return []subject{
-		ours("none"), ours("lz4"), ours("lz4-9"), ours("zstd-1"), ours("zstd-2"), ours("zstd-3"), ours("zstd-6"), ours("zstd-9"), ours("zstd-15"),
+		ours(
+			"none",
+		), ours("lz4"), ours("lz4-9"), ours("zstd-1"), ours("zstd-2"), ours("zstd-3"), ours("zstd-6"), ours("zstd-9"),
+		ours("zstd-15"),
 		{name: "go-erofs", args: func(in, out string) []string { return []string{self, "go-erofs", in, out} }},
 		mkfs("none"), mkfs("lz4hc", "-zlz4hc"), mkfs("zstd-3, 128 KiB", "-zzstd,3", "-C131072"),
-		squash("zstd-3", "-comp", "zstd", "-Xcompression-level", "3"), squash("zstd-15", "-comp", "zstd", "-Xcompression-level", "15"),
+		squash(
+			"zstd-3",
+			"-comp",
+			"zstd",
+			"-Xcompression-level",
+			"3",
+		), squash("zstd-15", "-comp", "zstd", "-Xcompression-level", "15"),
 		squash("gzip, 1 MiB", "-comp", "gzip", "-b", "1M"),
 		{name: "sqfstar zstd-3", stdin: true, args: func(_, out string) []string {
-			return []string{tools + "sqfstar", "-comp", "zstd", "-Xcompression-level", "3", "-no-progress", "-quiet", out}
+			return []string{
+				tools + "sqfstar",
+				"-comp",
+				"zstd",
+				"-Xcompression-level",
+				"3",
+				"-no-progress",
+				"-quiet",
+				out,
+			}
 		}},
 	}, nil
 }
@@ -71,8 +92,17 @@ func (b *bench) conversions(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(&t, "Input: %s, %.0f MB. Medians of %d. %s.\n\n", filepath.Base(layer), mb(info), b.runs, machine())
-		t.WriteString("| tool | seconds | of which unpacking | CPU seconds | MB out | peak MB |\n|---|--:|--:|--:|--:|--:|\n")
+		fmt.Fprintf(
+			&t,
+			"Input: %s, %.0f MB. Medians of %d. %s.\n\n",
+			filepath.Base(layer),
+			mb(info),
+			b.runs,
+			machine(),
+		)
+		t.WriteString(
+			"| tool | seconds | of which unpacking | CPU seconds | MB out | peak MB |\n|---|--:|--:|--:|--:|--:|\n",
+		)
 		for _, s := range all {
 			row, err := b.convertWith(ctx, s, layer)
 			if err != nil {
@@ -107,7 +137,19 @@ func (b *bench) convertWith(ctx context.Context, s subject, layer string) (strin
 			if err := os.MkdirAll(tree, 0o755); err != nil {
 				return "", err
 			}
-			unpacked, err := process(ctx, "", "tar", "--extract", "--file", layer, "--directory", tree, "--numeric-owner", "--xattrs", "--xattrs-include=*")
+			unpacked, err := process(
+				ctx,
+				"",
+				"tar",
+				"--extract",
+				"--file",
+				layer,
+				"--directory",
+				tree,
+				"--numeric-owner",
+				"--xattrs",
+				"--xattrs-include=*",
+			)
 			if err != nil {
 				return "", err
 			}
@@ -131,7 +173,15 @@ func (b *bench) convertWith(ctx context.Context, s subject, layer string) (strin
 		unpack = fmt.Sprintf("%.2f", median(unpacking))
 	}
 	err := errors.Join(os.RemoveAll(out), os.RemoveAll(tree))
-	return fmt.Sprintf("| %s | %.2f | %s | %.2f | %.1f | %.0f |", s.name, median(seconds), unpack, median(cpu), mb(size), mb(int64(median(memory)))), err
+	return fmt.Sprintf(
+		"| %s | %.2f | %s | %.2f | %.1f | %.0f |",
+		s.name,
+		median(seconds),
+		unpack,
+		median(cpu),
+		mb(size),
+		mb(int64(median(memory))),
+	), err
 }
 
 // warm reads a file once, and returns its size.

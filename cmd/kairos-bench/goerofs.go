@@ -64,7 +64,8 @@ func goErofs(args []string) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(w.Chmod(name, perm), w.Chown(name, h.Uid, h.Gid), w.Chtimes(name, h.ModTime, h.ModTime)); err != nil {
+		if err := errors.Join(w.Chmod(name, perm), w.Chown(name, h.Uid, h.Gid),
+			w.Chtimes(name, h.ModTime, h.ModTime)); err != nil {
 			return err
 		}
 	}

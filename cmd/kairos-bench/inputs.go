@@ -46,12 +46,20 @@ func smallFiles(path string) (err error) {
 	defer func() { err = errors.Join(err, f.Close()) }()
 	w := tar.NewWriter(f)
 	r := rand.New(rand.NewPCG(1, 1))
-	words := strings.Fields("package import return error string func if else for range struct type const var the of and to a in is")
+	words := strings.Fields(
+		"package import return error string func if else for range struct type const var the of and to a in is",
+	)
 	var content []byte
 	for i := range 100_000 {
 		content = content[:0]
 		for n := r.IntN(8192); len(content) < n; {
-			content = fmt.Appendf(content, "%s %s %x\n", words[r.IntN(len(words))], words[r.IntN(len(words))], r.IntN(1<<16))
+			content = fmt.Appendf(
+				content,
+				"%s %s %x\n",
+				words[r.IntN(len(words))],
+				words[r.IntN(len(words))],
+				r.IntN(1<<16),
+			)
 		}
 		h := tar.Header{
 			Name: fmt.Sprintf("src/%02d/%02d/file-%d.go", i%100, i/100%100, i), Mode: 0o644, Size: int64(len(content)),

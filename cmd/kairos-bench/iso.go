@@ -21,6 +21,7 @@ import (
 	"github.com/kairos-buildkit/kairos/erofs"
 	"github.com/kairos-buildkit/kairos/exporter"
 	"github.com/kairos-buildkit/kairos/frontend/bootlayer"
+	"github.com/kairos-buildkit/kairos/image"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -60,13 +61,26 @@ func (b *bench) media(ctx context.Context) error {
 		name string
 		runs []cost
 		size int64
-	}{{"Kairos, cold", cold, coldSize}, {"Kairos, one late layer of 1 MB changed", late, lateSize}, {"mksquashfs (gzip, 1 MiB) + xorriso", theirs, theirSize}} {
+	}{
+		{"Kairos, cold", cold, coldSize},
+		{"Kairos, one late layer of 1 MB changed", late, lateSize},
+		{"mksquashfs (gzip, 1 MiB) + xorriso", theirs, theirSize},
+	} {
 		var cpu []float64
 		for _, c := range r.runs {
 			cpu = append(cpu, c.cpu)
 		}
 		s := median(seconds(r.runs))
-		fmt.Fprintf(&t, "| %s | %.2f | %.2f | %.1f | %.1f | %.3f |\n", r.name, s, median(cpu), mb(r.size), base/s, float64(r.size)/float64(theirSize))
+		fmt.Fprintf(
+			&t,
+			"| %s | %.2f | %.2f | %.1f | %.1f | %.3f |\n",
+			r.name,
+			s,
+			median(cpu),
+			mb(r.size),
+			base/s,
+			float64(r.size)/float64(theirSize),
+		)
 	}
 	return b.replace("iso", t.String())
 }
@@ -110,18 +124,23 @@ func (b *bench) ours(ctx context.Context, dir string, layers, warm []string) (ru
 func (b *bench) squashISO(ctx context.Context, dir string) (runs []cost, size int64, err error) {
 	tree, iso, out := filepath.Join(dir, "tree"), filepath.Join(dir, "medium"), filepath.Join(dir, "theirs.iso")
 	for _, layer := range []string{debianTar, filepath.Join(dir, "boot.tar")} {
-		if _, err := process(ctx, "", "tar", "--extract", "--file", layer, "--directory", tree, "--numeric-owner", "--xattrs", "--xattrs-include=*"); err != nil {
+		_, err := process(ctx, "", "tar", "--extract", "--file", layer, "--directory", tree, "--numeric-owner",
+			"--xattrs", "--xattrs-include=*")
+		if err != nil {
 			return nil, 0, err
 		}
 	}
 	for range b.runs {
-		if err := errors.Join(os.RemoveAll(iso), os.MkdirAll(filepath.Join(iso, "boot"), 0o755), os.RemoveAll(out)); err != nil {
+		err := errors.Join(os.RemoveAll(iso), os.MkdirAll(filepath.Join(iso, "boot"), 0o755), os.RemoveAll(out))
+		if err != nil {
 			return nil, 0, err
 		}
 		total := cost{}
 		for _, args := range [][]string{
-			{tools + "mksquashfs", tree, filepath.Join(iso, "rootfs.squashfs"), "-comp", "gzip", "-b", "1M", "-noappend", "-no-progress", "-quiet"},
-			{"cp", "--dereference", filepath.Join(tree, layout.ImageInitrd), filepath.Join(tree, layout.ImageKernel), filepath.Join(iso, "boot")},
+			{tools + "mksquashfs", tree, filepath.Join(iso, "rootfs.squashfs"), "-comp", "gzip", "-b", "1M",
+				"-noappend", "-no-progress", "-quiet"},
+			{"cp", "--dereference", filepath.Join(tree, layout.ImageInitrd), filepath.Join(tree, layout.ImageKernel),
+				filepath.Join(iso, "boot")},
 			{"xorriso", "-as", "mkisofs", "-quiet", "-volid", layout.LabelLive, "-output", out, iso},
 		} {
 			c, err := process(ctx, "", args...)
@@ -175,7 +194,9 @@ func lateLayer(path string) error {
 	}
 	w := tar.NewWriter(f)
 	content := strings.Repeat("what changed last\n", 1<<20/18)
-	err = w.WriteHeader(&tar.Header{Name: "etc/late", Mode: 0o644, Size: int64(len(content)), ModTime: time.Unix(1700000000, 0)})
+	err = w.WriteHeader(
+		&tar.Header{Name: "etc/late", Mode: 0o644, Size: int64(len(content)), ModTime: time.Unix(1700000000, 0)},
+	)
 	if err == nil {
 		_, err = io.WriteString(w, content)
 	}
@@ -206,7 +227,7 @@ func exportISO(ctx context.Context, args []string) error {
 	if len(args) < 3 {
 		return errors.New("usage: kairos-bench iso CACHE ISO DIFFID=TAR...")
 	}
-	img := exporter.Image{Ref: "benchmark"}
+	img := image.Image{Ref: "benchmark"}
 	img.Config.OS, img.Config.Architecture = "linux", runtime.GOARCH
 	img.Config.RootFS.Type = "layers"
 	created := time.Unix(1700000000, 0)
@@ -215,7 +236,7 @@ func exportISO(ctx context.Context, args []string) error {
 		id, path, _ := strings.Cut(arg, "=")
 		img.Config.RootFS.DiffIDs = append(img.Config.RootFS.DiffIDs, digest.Digest(id))
 		img.Config.History = append(img.Config.History, ocispec.History{Created: &created})
-		img.Layers = append(img.Layers, exporter.Layer{
+		img.Layers = append(img.Layers, image.Layer{
 			DiffID: layout.Digest(id), Open: func(context.Context) (io.ReadCloser, error) { return os.Open(path) },
 		})
 	}

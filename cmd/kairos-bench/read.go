@@ -52,7 +52,15 @@ func (b *bench) reads(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return b.replace("read", fmt.Sprintf("Input: debian-trixie.tar. Medians of %d. QEMU without KVM on %s.\n\n%s", b.runs, machine(), table))
+	return b.replace(
+		"read",
+		fmt.Sprintf(
+			"Input: debian-trixie.tar. Medians of %d. QEMU without KVM on %s.\n\n%s",
+			b.runs,
+			machine(),
+			table,
+		),
+	)
 }
 
 // readJob makes the images. It returns the uncompressed one, too.
@@ -69,7 +77,8 @@ func (b *bench) readJob(ctx context.Context, dir string) (job imagevm.Job, plain
 	if err := os.MkdirAll(tree, 0o755); err != nil {
 		return job, nil, err
 	}
-	if _, err := process(ctx, "", "tar", "--extract", "--file", debianTar, "--directory", tree, "--numeric-owner", "--xattrs", "--xattrs-include=*"); err != nil {
+	if _, err := process(ctx, "", "tar", "--extract", "--file", debianTar, "--directory", tree, "--numeric-owner",
+		"--xattrs", "--xattrs-include=*"); err != nil {
 		return job, nil, err
 	}
 	job.Rounds = b.runs
@@ -157,13 +166,23 @@ func readTable(output string, job imagevm.Job) (string, error) {
 		speed[k] = append(speed[k], float64(r.Bytes)/1e6/r.Seconds)
 	}
 	var t strings.Builder
-	t.WriteString("| image | MB with tree | walk, s | sequential, MB/s | 400 random reads of 4 KiB, s |\n|---|--:|--:|--:|--:|\n")
+	t.WriteString(
+		"| image | MB with tree | walk, s | sequential, MB/s | 400 random reads of 4 KiB, " +
+			"s |\n|---|--:|--:|--:|--:|\n",
+	)
 	for _, r := range job.Reads {
 		if len(seconds[key{r.Name, "random"}]) != job.Rounds {
 			return "", fmt.Errorf("%s: %d of %d measurements", r.Name, len(seconds[key{r.Name, "random"}]), job.Rounds)
 		}
-		fmt.Fprintf(&t, "| %s | %.1f | %.2f | %.1f | %.2f |\n", r.Name, mb(r.Image.Size), median(seconds[key{r.Name, "walk"}]),
-			median(speed[key{r.Name, "sequential"}]), median(seconds[key{r.Name, "random"}]))
+		fmt.Fprintf(
+			&t,
+			"| %s | %.1f | %.2f | %.1f | %.2f |\n",
+			r.Name,
+			mb(r.Image.Size),
+			median(seconds[key{r.Name, "walk"}]),
+			median(speed[key{r.Name, "sequential"}]),
+			median(seconds[key{r.Name, "random"}]),
+		)
 	}
 	return t.String(), nil
 }

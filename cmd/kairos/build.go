@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/docker/cli/cli/config"
@@ -26,17 +24,21 @@ type buildOptions struct {
 	provenance, sbom                                    string
 	tags, args, contexts, platforms, secrets, ssh       []string
 	labels, outputs, cacheFrom, cacheTo, addHosts       []string
-	allow                                               []string
-	noCache, push, load, pull                           bool
+	allow, noCacheFilter, attests, annotations          []string
+	ulimits, resources                                  []string
+	iidFile, shmSize, cgroupParent                      string
+	noCache, push, release, load, pull, quiet           bool
 }
 
-func newBuildCommand(s streams) *cobra.Command {
-	var o buildOptions
+func newBuildCommand(s streams) *cobra.Command { return new(buildOptions).command(s) }
+
+func (o *buildOptions) command(s streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "build [flags] CONTEXT",
 		Short: "Build a Dockerfile: an image, an ISO",
 		Example: `  kairos build --output type=iso,dest=os.iso .
   kairos build --tag registry.example/os:v1 --push .
+  kairos build --tag registry.example/os:v1 --push --release .
   kairos build -o type=oci,dest=os.tar -o type=iso,dest=os.iso .`,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -49,47 +51,76 @@ func newBuildCommand(s streams) *cobra.Command {
 	f := c.Flags()
 	f.SortFlags = false
 	f.StringVarP(&o.file, "file", "f", "", "the Dockerfile (default CONTEXT/Dockerfile)")
-	f.StringArrayVarP(&o.outputs, "output", "o", nil, "where the result goes: type=iso|raw|qcow2|oci|docker|image|local|tar,dest=PATH,…; may be given several times")
+	f.StringArrayVarP(
+		&o.outputs,
+		"output",
+		"o",
+		nil,
+		"where the result goes: type=iso|raw|qcow2|oci|docker|image|release|local|tar,dest=PATH,…; several times",
+	)
 	f.StringArrayVarP(&o.tags, "tag", "t", nil, "name of the image")
 	f.BoolVar(&o.push, "push", false, "push the image, as --output type=image,push=true")
+	f.BoolVar(&o.release, "release", false, "with --push: publish the image's release, as kairos release does")
 	f.BoolVar(&o.load, "load", false, "load the image into the Docker engine, as --output type=docker")
 	f.StringArrayVar(&o.args, "build-arg", nil, "ARG of the Dockerfile, NAME=VALUE or NAME for the environment's")
-	f.StringArrayVar(&o.contexts, "build-context", nil, "another context, NAME=PATH, NAME=docker-image://REF or NAME=oci-layout://DIR[:TAG]")
+	f.StringArrayVar(
+		&o.contexts,
+		"build-context",
+		nil,
+		"another context, NAME=PATH, NAME=docker-image://REF or NAME=oci-layout://DIR[:TAG]",
+	)
 	f.StringVar(&o.target, "target", "", "stage to build")
 	f.StringArrayVar(&o.platforms, "platform", nil, "platform to build for, as linux/arm64")
 	f.StringArrayVar(&o.secrets, "secret", nil, "secret for the build, id=NAME,src=FILE or id=NAME,env=VARIABLE")
 	f.StringArrayVar(&o.ssh, "ssh", nil, "SSH agent or keys for the build, default or NAME=PATH")
 	f.StringArrayVar(&o.labels, "label", nil, "label of the image, NAME=VALUE")
-	f.BoolVar(&o.noCache, "no-cache", false, "run every step anew")
+	f.BoolVar(&o.noCache, "no-cache", false, "run every step again")
+	f.StringSliceVar(&o.noCacheFilter, "no-cache-filter", nil, "stages whose steps run again")
 	f.BoolVar(&o.pull, "pull", false, "ask the registry for newer base images")
 	f.StringArrayVar(&o.cacheFrom, "cache-from", nil, "cache to read, as type=local,src=DIR or type=registry,ref=REF")
 	f.StringArrayVar(&o.cacheTo, "cache-to", nil, "cache to write, as type=local,dest=DIR or type=registry,ref=REF")
 	f.StringVar(&o.network, "network", "", "network of RUN steps: default, none or host")
-	f.StringArrayVar(&o.addHosts, "add-host", nil, "entry of /etc/hosts in RUN steps, NAME:ADDRESS")
+	f.StringArrayVar(
+		&o.addHosts,
+		"add-host",
+		nil,
+		"entry of /etc/hosts in RUN steps, NAME:ADDRESS; host-gateway is this machine's address",
+	)
+	f.StringVar(&o.shmSize, "shm-size", "", "size of /dev/shm in RUN steps, as 2g")
+	f.StringArrayVar(&o.ulimits, "ulimit", nil, "limit of the processes in RUN steps, NAME=SOFT[:HARD]")
+	f.StringArrayVar(&o.resources, "resource", nil, "limit of RUN steps, as memory=2g or cpu-quota=50000")
+	f.StringVar(&o.cgroupParent, "cgroup-parent", "", "parent cgroup of RUN steps")
 	f.StringArrayVar(&o.allow, "allow", nil, "entitlement that the build may use, as network.host")
+	f.StringArrayVar(
+		&o.annotations,
+		"annotation",
+		nil,
+		"annotation of the image, [manifest|index|…:]KEY=VALUE",
+	)
+	f.StringArrayVar(&o.attests, "attest", nil, "attach an attestation, type=provenance|sbom,…")
 	f.StringVar(&o.provenance, "provenance", "", "attach provenance to the image, as mode=max")
 	f.StringVar(&o.sbom, "sbom", "", "attach an SBOM to the image, true or generator=IMAGE")
 	f.StringVar(&o.progress, "progress", "auto", "progress display: auto, plain, tty, quiet or rawjson")
 	f.StringVar(&o.metadataFile, "metadata-file", "", "write digests and sizes of the result to this file, as JSON")
+	f.StringVar(&o.iidFile, "iidfile", "", "write the image's ID to this file")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress, and print the image's ID")
 	f.StringVar(&o.root, "root", "", "the builder's state folder (default "+builder.DefaultRoot()+")")
+	addRefused(f)
+	o.addLimits(f)
 	return c
 }
 
 func (o *buildOptions) run(ctx context.Context, contextDir string, s streams) (err error) {
-	solve := client.SolveOpt{
-		Frontend:            "dockerfile.v0",
-		FrontendAttrs:       map[string]string{},
-		AllowedEntitlements: o.allow,
-	}
 	// All that can be wrong about the command is found before anything runs.
+	solve, err := o.solveOptions()
+	if err != nil {
+		return err
+	}
 	stdin, err := o.setContexts(&solve, contextDir, s)
 	if err != nil {
 		return err
 	}
 	defer stdin()
-	if err := o.setAttrs(solve.FrontendAttrs); err != nil {
-		return err
-	}
 	if err := o.setSession(&solve, s); err != nil {
 		return err
 	}
@@ -98,13 +129,23 @@ func (o *buildOptions) run(ctx context.Context, contextDir string, s streams) (e
 		return err
 	}
 	defer func() { err = errors.Join(err, outs.discard()) }()
+	if err := o.checkID(outs.outputs); err != nil {
+		return err
+	}
 	solve.Exports = outs.entries()
 	if len(solve.Exports) == 0 {
-		fmt.Fprintln(s.err, "kairos: no --output: the result stays in the build cache. For a medium use --output type=iso,dest=os.iso")
+		fmt.Fprintln(
+			s.err,
+			"kairos: no --output: the result stays in the build cache. For a medium use --output type=iso,dest=os.iso",
+		)
 	}
 
 	b, err := builder.Embed(ctx, builder.Options{Root: o.root, Entitlements: o.allow, Waiting: func(root string) {
-		fmt.Fprintf(s.err, "kairos: waiting for another kairos, which uses %s (or choose another folder with --root)\n", root)
+		fmt.Fprintf(
+			s.err,
+			"kairos: waiting for another kairos, which uses %s (or choose another folder with --root)\n",
+			root,
+		)
 	}})
 	if err != nil {
 		return err
@@ -128,7 +169,23 @@ func (o *buildOptions) run(ctx context.Context, contextDir string, s streams) (e
 	if err != nil {
 		return err
 	}
-	return o.writeMetadata(resp, files)
+	return errors.Join(o.writeMetadata(resp, files), o.writeID(resp, s))
+}
+
+// solveOptions is what the flags alone say.
+func (o *buildOptions) solveOptions() (client.SolveOpt, error) {
+	solve := client.SolveOpt{Frontend: "dockerfile.v0", FrontendAttrs: map[string]string{}}
+	if o.quiet {
+		o.progress = "quiet"
+	}
+	if err := o.checkWords(); err != nil {
+		return solve, err
+	}
+	if err := o.setAttrs(solve.FrontendAttrs); err != nil {
+		return solve, err
+	}
+	solve.AllowedEntitlements = o.allow // with those that flags imply
+	return solve, nil
 }
 
 // setAttrs sets what the Dockerfile frontend reads.
@@ -141,12 +198,18 @@ func (o *buildOptions) setAttrs(attrs map[string]string) error {
 	}
 	if o.noCache {
 		attrs["no-cache"] = ""
+	} else if len(o.noCacheFilter) > 0 {
+		attrs["no-cache"] = strings.Join(o.noCacheFilter, ",")
 	}
 	if o.pull {
 		attrs["image-resolve-mode"] = "pull"
 	}
 	if len(o.addHosts) > 0 {
-		attrs["add-hosts"] = strings.ReplaceAll(strings.Join(o.addHosts, ","), ":", "=")
+		hosts, err := extraHosts(o.addHosts)
+		if err != nil {
+			return err
+		}
+		attrs["add-hosts"] = hosts
 	}
 	switch o.network {
 	case "", "default":
@@ -174,20 +237,10 @@ func (o *buildOptions) setAttrs(attrs map[string]string) error {
 		name, value, _ := strings.Cut(label, "=")
 		attrs["label:"+name] = value
 	}
-	if o.provenance != "" && o.provenance != "false" {
-		attrs["attest:provenance"] = attestation(o.provenance)
+	if err := o.setResources(attrs); err != nil {
+		return err
 	}
-	if o.sbom != "" && o.sbom != "false" {
-		attrs["attest:sbom"] = attestation(o.sbom)
-	}
-	return nil
-}
-
-func attestation(v string) string {
-	if v == "true" {
-		return ""
-	}
-	return v
+	return o.setAttestations(attrs)
 }
 
 // setSession sets what the builder may ask of the machine that the build runs on.
@@ -223,7 +276,14 @@ func (o *buildOptions) setSession(solve *client.SolveOpt, s streams) error {
 	if solve.CacheExports, err = bkbuild.ParseExportCache(typed(o.cacheTo)); err != nil {
 		return usagef("--cache-to: %w", err)
 	}
-	return nil
+	if err := checkCaches("--cache-from", solve.CacheImports, map[string]string{
+		"registry": "ref", "local": "src",
+	}); err != nil {
+		return err
+	}
+	return checkCaches("--cache-to", solve.CacheExports, map[string]string{
+		"registry": "ref", "local": "dest", "inline": "",
+	})
 }
 
 // typed gives a bare reference its type, as buildx does.
@@ -236,42 +296,4 @@ func typed(caches []string) []string {
 		out = append(out, c)
 	}
 	return out
-}
-
-// writeMetadata writes --metadata-file.
-func (o *buildOptions) writeMetadata(resp *client.SolveResponse, files []outputFile) error {
-	if o.metadataFile == "" {
-		return nil
-	}
-	m := map[string]any{}
-	for k, v := range resp.ExporterResponse {
-		m[k] = decodeResponse(v)
-	}
-	if len(files) > 0 {
-		m["kairos.files"] = files
-	}
-	b, err := json.MarshalIndent(m, "", "  ")
-	if err != nil {
-		return err
-	}
-	return writeFileAtomic(o.metadataFile, append(b, '\n'))
-}
-
-// writeFileAtomic writes a small file so that its name never has a part of it. A device or a
-// pipe is written to as it is.
-func writeFileAtomic(name string, data []byte) error {
-	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
-		return os.WriteFile(name, data, 0)
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
 }

@@ -37,7 +37,13 @@ Called by the name buildkitd, kairos is this command.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if f.version {
 				// buildx reads four words.
-				_, err := fmt.Fprintln(s.out, daemonName, version.Package, version.Version, orUnknown(version.Revision))
+				_, err := fmt.Fprintln(
+					s.out,
+					daemonName,
+					version.Package,
+					version.Version,
+					orUnknown(version.Revision),
+				)
 				return err
 			}
 			cfg, err := f.config(c.Flags())
@@ -47,7 +53,7 @@ Called by the name buildkitd, kairos is this command.`,
 			if err := setLog(cfg.Log, s); err != nil {
 				return usageError{err}
 			}
-			return serve(c.Context(), cfg)
+			return serve(c.Context(), cfg, f.insecureTCP)
 		},
 	}
 	f.add(c.Flags())
@@ -61,9 +67,9 @@ func orUnknown(s string) string {
 	return s
 }
 
-func serve(ctx context.Context, cfg config.Config) error {
+func serve(ctx context.Context, cfg config.Config, insecureTCP bool) error {
 	logrus.Infof("kairos builder %s, BuildKit %s", ownVersion(), version.Version)
-	return builder.Serve(ctx, cfg)
+	return builder.Serve(ctx, cfg, insecureTCP)
 }
 
 func setLog(c config.LogConfig, s streams) error {
@@ -98,7 +104,7 @@ type daemonFlags struct {
 	cdiDirs                                    []string
 	gc, cdiDisabled, cacheDebug                bool
 	oci                                        config.OCIConfig
-	proxyNetwork, trace                        bool
+	proxyNetwork, trace, insecureTCP           bool
 }
 
 func (d *daemonFlags) add(f *pflag.FlagSet) {
@@ -106,14 +112,30 @@ func (d *daemonFlags) add(f *pflag.FlagSet) {
 	f.BoolVarP(&d.version, "version", "v", false, "print the version")
 	f.StringVar(&d.file, "config", filepath.Join(appdefaults.ConfigDir, "buildkitd.toml"), "configuration file")
 	f.StringVar(&d.root, "root", appdefaults.Root, "state folder")
-	f.StringArrayVar(&d.addresses, "addr", []string{appdefaults.Address}, "address to listen on, unix://PATH or tcp://HOST:PORT")
+	f.StringArrayVar(
+		&d.addresses,
+		"addr",
+		[]string{appdefaults.Address},
+		"address to listen on, unix://PATH or tcp://HOST:PORT",
+	)
 	f.StringVar(&d.group, "group", "", "group that may use the socket")
 	f.StringVar(&d.tlsCert, "tlscert", "", "TLS certificate")
 	f.StringVar(&d.tlsKey, "tlskey", "", "TLS key")
 	f.StringVar(&d.tlsCA, "tlscacert", "", "CA of the clients' certificates")
+	f.BoolVar(
+		&d.insecureTCP,
+		"insecure-tcp",
+		false,
+		"listen on tcp:// without clients' certificates: whoever reaches the port is root here",
+	)
 	f.StringVar(&d.logFormat, "log-format", "text", "log format: text or json")
 	f.StringVar(&d.logLevel, "log-level", "", "log level")
-	f.StringArrayVar(&d.entitlements, "allow-insecure-entitlement", nil, "entitlement that builds may ask for: network.host, security.insecure or device")
+	f.StringArrayVar(
+		&d.entitlements,
+		"allow-insecure-entitlement",
+		nil,
+		"entitlement that builds may ask for: network.host, security.insecure or device",
+	)
 	f.BoolVar(&d.proxyNetwork, "proxy-network", false, "send all of the builds' traffic through a proxy")
 	f.BoolVar(&d.rootless, "rootless", false, "settings for a user namespace")
 	f.BoolVar(&d.oci.Rootless, "oci-worker-rootless", false, "settings for a user namespace")
@@ -130,7 +152,12 @@ func (d *daemonFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&d.oci.SELinux, "oci-worker-selinux", false, "label build steps for SELinux")
 	f.IntVar(&d.oci.MaxParallelism, "oci-max-parallelism", 0, "build steps that may run at once")
 	f.BoolVar(&d.gc, "oci-worker-gc", true, "collect garbage")
-	f.StringVar(&d.gcKeep, "oci-worker-gc-keepstorage", "", "garbage collection's limits in MB: RESERVED[,FREE[,MAXIMUM]]")
+	f.StringVar(
+		&d.gcKeep,
+		"oci-worker-gc-keepstorage",
+		"",
+		"garbage collection's limits in MB: RESERVED[,FREE[,MAXIMUM]]",
+	)
 	// buildkitd has these, and the drivers pass them on: they choose what this builder is already.
 	f.StringVar(&d.worker, "oci-worker", "auto", "the OCI worker, which is the only one: true or auto")
 	f.StringVar(&d.containerdWorker, "containerd-worker", "auto", "there is no containerd worker: false or auto")
@@ -181,7 +208,9 @@ func (d *daemonFlags) config(f *pflag.FlagSet) (config.Config, error) {
 		cfg.Log.Level = "trace"
 	}
 	if d.worker == "false" || d.containerdWorker == "true" {
-		return cfg, errors.New("this builder has the OCI worker and no other: leave --oci-worker and --containerd-worker out")
+		return cfg, errors.New(
+			"this builder has the OCI worker and no other: leave --oci-worker and --containerd-worker out",
+		)
 	}
 	for _, e := range cfg.Entitlements {
 		if e != "network.host" && e != "security.insecure" && e != "device" {

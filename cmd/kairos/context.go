@@ -72,7 +72,14 @@ func (o *buildOptions) setNamedContexts(solve *client.SolveOpt) error {
 	for _, c := range o.contexts {
 		name, value, ok := strings.Cut(c, "=")
 		if !ok || name == "" || value == "" {
-			return usagef("--build-context %s: want NAME=PATH, NAME=docker-image://REF or NAME=oci-layout://DIR[:TAG]", c)
+			return usagef(
+				"--build-context %s: want NAME=PATH, NAME=docker-image://REF or NAME=oci-layout://DIR[:TAG]",
+				c,
+			)
+		}
+		name, err := contextName(name)
+		if err != nil {
+			return usagef("--build-context %s: %w", c, err)
 		}
 		key := "context:" + name
 		if dir, ok := strings.CutPrefix(value, ociLayout); ok {

@@ -27,7 +27,11 @@ func dialEngine() (*engineLoad, error) {
 	}
 	socket, ok := strings.CutPrefix(host, "unix://")
 	if !ok {
-		return nil, usagef("DOCKER_HOST=%s: the image can be loaded through a unix socket only: use --output type=docker,dest=FILE and `docker load -i FILE`", host)
+		return nil, usagef(
+			"DOCKER_HOST=%s: the image can be loaded through a unix socket only: "+
+				"use --output type=docker,dest=FILE and `docker load -i FILE`",
+			host,
+		)
 	}
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
@@ -36,7 +40,10 @@ func dialEngine() (*engineLoad, error) {
 	c := &http.Client{Transport: transport}
 	ping, err := c.Get("http://docker/_ping")
 	if err != nil {
-		return nil, usagef("no Docker engine at %s: start it, or write a file with --output type=docker,dest=FILE", socket)
+		return nil, usagef(
+			"no Docker engine at %s: start it, or write a file with --output type=docker,dest=FILE",
+			socket,
+		)
 	}
 	ping.Body.Close()
 

@@ -12,9 +12,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/kairos-buildkit/kairos/builder"
-	"github.com/kairos-buildkit/kairos/source"
+	"github.com/kairos-buildkit/kairos/image"
+	"github.com/kairos-buildkit/kairos/image/source"
 )
 
 type exportOptions struct {
@@ -28,20 +30,19 @@ func newExportCommand(s streams) *cobra.Command {
 		Use:   "export --output type=iso,dest=FILE [flags] IMAGE",
 		Short: "Put an image that exists on a bootable medium",
 		Long: `Puts an image on a bootable medium, without a build. The image is one that was built with
-"# syntax=kairos", or is derived from one in any way; or any other image with a kernel and an init.
+"# syntax=kairos", or is derived from one in any way; or any other image with a kernel and an init;
+or the release on another medium. The cloud-config of that one is not taken over.
 
 IMAGE is one of
-  REF                        in a registry, with the credentials of the Docker config
-  oci-layout:DIR[:TAG]       an OCI layout
-  oci-archive:FILE[:TAG]     the same in a tar
-  docker-archive:FILE[:REF]  what "docker save" writes
-  docker:REF                 in the Docker engine of this machine
-  containerd:REF             in containerd on this machine`,
+` + source.Help + `Registries are reached as /etc/containerd/certs.d says, with the credentials of the Docker config.`,
 		Example: `  kairos export -o type=iso,dest=os.iso registry.example/os:v1
-  kairos export -o type=iso,dest=os.iso --cloud-config config.yaml oci-archive:os.tar`,
+  kairos export -o type=iso,dest=os.iso --cloud-config config.yaml oci-archive:os.tar
+  kairos export -o type=iso,dest=site.iso --cloud-config site.yaml iso:os.iso`,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usagef("kairos export needs one argument: the image. See `kairos export --help` for where it can be")
+				return usagef(
+					"kairos export needs one argument: the image. See `kairos export --help` for where it can be",
+				)
 			}
 			return nil
 		},
@@ -51,16 +52,21 @@ IMAGE is one of
 	f.SortFlags = false
 	f.StringVarP(&o.output, "output", "o", "", "the medium: type="+strings.Join(builder.Formats(), "|")+",dest=FILE")
 	f.StringVar(&o.cloudConfig, "cloud-config", "", "cloud-config to put on the medium")
-	f.StringVar(&o.source.Platform, "platform", "", "platform, where the image is for several (default this machine's)")
 	f.StringVar(&o.metadataFile, "metadata-file", "", "write digests and sizes of the result to this file, as JSON")
 	f.StringVar(&o.cache, "cache", "", "folder that keeps converted layers (default the builder's)")
-	f.StringVar(&o.source.Containerd, "containerd", "", "address of containerd (default /run/containerd/containerd.sock)")
-	f.StringVar(&o.source.Namespace, "namespace", "", "namespace in containerd (default \"default\")")
-	f.BoolVar(&o.source.Insecure, "insecure", false, "allow a registry without TLS")
+	addSourceFlags(f, &o.source)
 	return c
 }
 
-func (o *exportOptions) run(ctx context.Context, image string, s streams) (err error) {
+// addSourceFlags adds the flags that say where and for what an image is looked for.
+func addSourceFlags(f *pflag.FlagSet, o *source.Options) {
+	f.StringVar(&o.Platform, "platform", "", "platform, where the image is for several (default this machine's)")
+	f.StringVar(&o.Containerd, "containerd", "", "address of containerd (default /run/containerd/containerd.sock)")
+	f.StringVar(&o.Namespace, "namespace", "", "namespace in containerd (default \"default\")")
+	f.BoolVar(&o.Registry.Insecure, "insecure", false, "allow a registry without TLS")
+}
+
+func (o *exportOptions) run(ctx context.Context, name string, s streams) (err error) {
 	if o.output == "" {
 		return usagef("kairos export: where to? Add --output type=iso,dest=FILE")
 	}
@@ -69,11 +75,11 @@ func (o *exportOptions) run(ctx context.Context, image string, s streams) (err e
 		return err
 	}
 	if o.cloudConfig != "" {
-		b, err := os.ReadFile(o.cloudConfig)
+		text, err := configForMedium(o.cloudConfig)
 		if err != nil {
-			return usagef("--cloud-config: %w", err)
+			return usagef("%w", err)
 		}
-		out.attrs["cloud-config"] = string(b)
+		out.attrs["cloud-config"] = text
 	}
 	if !isMedium(out.typ) {
 		return usagef("kairos export makes media: use type=%s", strings.Join(builder.Formats(), ", type="))
@@ -92,7 +98,8 @@ func (o *exportOptions) run(ctx context.Context, image string, s streams) (err e
 	m.Progress = stepPrinter(s.err)
 	m.Warn = func(sentence string) { fmt.Fprintln(s.err, "kairos: "+sentence) }
 
-	img, err := source.Open(ctx, image, o.source)
+	o.source.MaxSize = m.MaxContent
+	img, err := openImage(ctx, name, o.source)
 	if err != nil {
 		return err
 	}
@@ -103,6 +110,7 @@ func (o *exportOptions) run(ctx context.Context, image string, s streams) (err e
 		if to, err = createPending(out.dest); err != nil {
 			return usagef("--output dest=%s: %w", out.dest, err)
 		}
+		to.private = out.attrs["cloud-config"] != ""
 	}
 	set := outputSet{outputs: []output{out}, files: []*pendingFile{to}, loads: []*engineLoad{nil}}
 	defer func() { err = errors.Join(err, set.discard()) }()
@@ -124,6 +132,20 @@ func (o *exportOptions) run(ctx context.Context, image string, s streams) (err e
 		return err
 	}
 	return writeFileAtomic(o.metadataFile, append(b, '\n'))
+}
+
+// openImage opens an image that a person has named.
+func openImage(ctx context.Context, name string, o source.Options) (*source.Image, error) {
+	ref, err := source.Parse(name)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	img, err := source.Open(ctx, ref, o)
+	var unfit *image.UnfitError
+	if errors.As(err, &unfit) && unfit.Platform {
+		return nil, fmt.Errorf("%w: choose with --platform", err)
+	}
+	return img, err
 }
 
 // epoch is SOURCE_DATE_EPOCH, or zero.

@@ -53,7 +53,7 @@ func (o *buildOptions) openOutputs(s streams) (*outputSet, error) {
 
 func (set *outputSet) open(i int, out output, s streams) error {
 	switch {
-	case out.typ == client.ExporterImage:
+	case out.inRegistry():
 		return nil
 	case out.typ == client.ExporterDocker && out.dest == "":
 		load, err := dialEngine()
@@ -75,6 +75,7 @@ func (set *outputSet) open(i int, out output, s streams) error {
 		if err != nil {
 			return usagef("--output dest=%s: %w", out.dest, err)
 		}
+		f.private = out.attrs["cloud-config"] != ""
 		set.files[i] = f
 		return nil
 	}
@@ -94,7 +95,7 @@ func (set *outputSet) entries() []client.ExportEntry {
 			e.Output = func(map[string]string) (io.WriteCloser, error) { return f, nil }
 		case set.loads[i] != nil:
 			e.Output = func(map[string]string) (io.WriteCloser, error) { return set.loads[i], nil }
-		case out.typ != client.ExporterImage:
+		case !out.inRegistry():
 			e.OutputDir = out.dest
 		}
 		entries = append(entries, e)
@@ -154,6 +155,8 @@ type pendingFile struct {
 	size   int64
 	hash   hash.Hash
 	err    error // of the first write that failed
+	// private files are for their owner alone: a cloud-config is in them, with its passwords and tokens.
+	private bool
 }
 
 func createPending(dest string) (*pendingFile, error) {
@@ -262,7 +265,11 @@ func (p *pendingFile) commit(checksum bool) error {
 	if err := p.file.Truncate(p.size); err != nil {
 		return err
 	}
-	if err := errors.Join(p.file.Chmod(0o666&^umask()), p.file.Sync()); err != nil {
+	mode := 0o666 &^ umask()
+	if p.private {
+		mode &= 0o600
+	}
+	if err := errors.Join(p.file.Chmod(mode), p.file.Sync()); err != nil {
 		return err
 	}
 	// A checksum of another file must not stand beside this one, whatever happens in between.

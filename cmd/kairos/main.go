@@ -64,12 +64,15 @@ func program(args []string, s streams) int {
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	var usage usageError
+	var reported reportedError
 	switch {
 	case err == nil:
 		return 0
 	case ctx.Err() != nil:
 		fmt.Fprintln(s.err, "kairos: interrupted")
 		return exitInterrupted
+	case errors.As(err, &reported):
+		return int(reported)
 	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"):
 		fmt.Fprintln(s.err, "kairos:", err)
 		return exitUsage

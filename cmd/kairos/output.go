@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/moby/buildkit/client"
@@ -28,14 +29,26 @@ var (
 	}
 	outputAttrs = map[string][]string{
 		client.ExporterImage: append([]string{
-			"push", "push-by-digest", "registry.insecure", "store", "unpack", "name-canonical", "dangling-name-prefix", "danging-name-empty-only",
+			"push", "push-by-digest", "registry.insecure", "store", "unpack", "name-canonical", "dangling-name-prefix",
+			"danging-name-empty-only", "release",
 		}, imageAttrs...),
+		builder.TypeRelease:   append([]string{"push-by-digest", "registry.insecure", "store"}, imageAttrs...),
 		client.ExporterOCI:    append([]string{"tar"}, imageAttrs...),
 		client.ExporterDocker: append([]string{"tar"}, imageAttrs...),
 		client.ExporterLocal:  {"platform-split", "attestation-prefix", "source-date-epoch", "mode"},
 		client.ExporterTar:    {"platform-split", "attestation-prefix", "source-date-epoch"},
 	}
 )
+
+// isImage says whether an output is an image as others know them.
+func (o output) isImage() bool {
+	return o.inRegistry() || o.typ == client.ExporterOCI || o.typ == client.ExporterDocker
+}
+
+// inRegistry says whether an output is an image that is, or may be, pushed: it has no file.
+func (o output) inRegistry() bool {
+	return o.typ == client.ExporterImage || o.typ == builder.TypeRelease
+}
 
 // isMedium says whether a type of output is a bootable medium.
 func isMedium(typ string) bool { return slices.Contains(builder.Formats(), typ) }
@@ -92,7 +105,8 @@ func parseOutput(s string) (output, error) {
 	for key := range o.attrs {
 		// Annotations name a manifest's part and a key: annotation-index.org.example.key
 		base, _, _ := strings.Cut(key, ".")
-		if slices.Contains(known, key) || strings.HasPrefix(base, "annotation") && slices.Contains(known, "annotation") {
+		if slices.Contains(known, key) ||
+			strings.HasPrefix(base, "annotation") && slices.Contains(known, "annotation") {
 			continue
 		}
 		names := append([]string{"dest"}, known...)
@@ -116,7 +130,7 @@ func (o *output) check(s string) error {
 		if o.dest == "" {
 			o.dest = "-"
 		}
-	case client.ExporterImage:
+	case client.ExporterImage, builder.TypeRelease:
 		if o.dest != "" {
 			return usagef("--output %s: an image has no dest: for a file use type=oci or type=docker", s)
 		}
@@ -129,11 +143,11 @@ func (o *output) checkMedium(s string) error {
 		return usagef("--output %s: where to? Add dest=FILE", s)
 	}
 	if file := o.attrs["cloud-config"]; file != "" {
-		b, err := os.ReadFile(file)
+		text, err := configForMedium(file)
 		if err != nil {
-			return usagef("--output %s: cloud-config: %w", s, err)
+			return usagef("--output %s: %w", s, err)
 		}
-		o.attrs["cloud-config"] = string(b)
+		o.attrs["cloud-config"] = text
 	}
 	if _, err := builder.ParseMedium(o.typ, o.attrs); err != nil {
 		return usagef("--output %s: %w", s, err)
@@ -151,7 +165,7 @@ func (o *buildOptions) parseOutputs() ([]output, error) {
 		}
 		outs = append(outs, out)
 	}
-	if o.push && !slices.ContainsFunc(outs, func(out output) bool { return out.typ == client.ExporterImage }) {
+	if o.push && !slices.ContainsFunc(outs, output.inRegistry) {
 		outs = append(outs, output{typ: client.ExporterImage, attrs: map[string]string{}})
 	}
 	if o.load && !slices.ContainsFunc(outs, func(out output) bool { return out.typ == client.ExporterDocker }) {
@@ -162,12 +176,22 @@ func (o *buildOptions) parseOutputs() ([]output, error) {
 			return nil, err
 		}
 	}
+	if o.release && !slices.ContainsFunc(outs, output.inRegistry) {
+		return nil, usagef("--release: a release is published beside an image in a registry: add --push")
+	}
 	return outs, nil
 }
 
 // complete adds to an output what other flags and the environment say.
 func (o *buildOptions) complete(out *output) error {
-	isImage := out.typ == client.ExporterImage || out.typ == client.ExporterOCI || out.typ == client.ExporterDocker
+	isImage := out.isImage()
+	if isImage {
+		attrs, err := annotations(o.annotations)
+		if err != nil {
+			return err
+		}
+		maps.Copy(out.attrs, attrs)
+	}
 	if (isImage || isMedium(out.typ)) && out.attrs["name"] == "" && len(o.tags) > 0 {
 		out.attrs["name"] = strings.Join(o.tags, ",")
 	}
@@ -175,11 +199,24 @@ func (o *buildOptions) complete(out *output) error {
 		if o.push {
 			out.attrs["push"] = "true"
 		}
-		if out.attrs["push"] == "true" && out.attrs["name"] == "" {
-			return usagef("push where? Name the image with --tag")
+		if o.release {
+			out.attrs["release"] = "true"
+		}
+		if isTrue(out.attrs, "release") && !isTrue(out.attrs, "push") {
+			return usagef("a release is published beside an image in a registry: add --push")
 		}
 	}
+	if (out.typ == builder.TypeRelease || isTrue(out.attrs, "push")) && out.attrs["name"] == "" {
+		return usagef("push where? Name the image with --tag")
+	}
 	return nil
+}
+
+// isTrue says whether an attribute is on, as BuildKit reads it: without a value it is.
+func isTrue(attrs map[string]string, key string) bool {
+	v, ok := attrs[key]
+	on, err := strconv.ParseBool(v)
+	return ok && (v == "" || err == nil && on)
 }
 
 // destination says whether the output can be written, with a word on what is in the way.

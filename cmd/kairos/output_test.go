@@ -25,7 +25,8 @@ func TestParseOutput(t *testing.T) {
 		"type=registry,name=x":        {"image", "", map[string]string{"push": "true", "name": "x"}},
 		"type=oci,dest=x,tar=false":   {"oci", "x", map[string]string{"tar": "false"}},
 		"type=image,annotation.a.b=c": {"image", "", map[string]string{"annotation.a.b": "c"}},
-		"type=iso,dest=o,annotation-manifest-descriptor.a=c": {"iso", "o", map[string]string{"annotation-manifest-descriptor.a": "c"}},
+		"type=iso,dest=o,annotation-manifest-descriptor.a=c": {"iso", "o",
+			map[string]string{"annotation-manifest-descriptor.a": "c"}},
 	} {
 		got, err := parseOutput(in)
 		if err != nil {
@@ -39,7 +40,11 @@ func TestParseOutput(t *testing.T) {
 }
 
 func TestTagsNameAllOutputs(t *testing.T) {
-	outs, err := (&buildOptions{outputs: []string{"type=oci,dest=a", "type=iso,dest=b"}, tags: []string{"x", "y"}, push: true}).parseOutputs()
+	outs, err := (&buildOptions{
+		outputs: []string{"type=oci,dest=a", "type=iso,dest=b"},
+		tags:    []string{"x", "y"},
+		push:    true,
+	}).parseOutputs()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +116,8 @@ func TestWriteErrorNamesTheDestination(t *testing.T) {
 	f := &pendingFile{w: full, dest: "os.iso"}
 	_, _ = f.Write([]byte("x"))
 	set := outputSet{files: []*pendingFile{nil, f}}
-	if got := set.writeError(); got == nil || !strings.HasPrefix(got.Error(), "write os.iso: no space left on device") {
+	if got := set.writeError(); got == nil ||
+		!strings.HasPrefix(got.Error(), "write os.iso: no space left on device") {
 		t.Errorf("error %v", got)
 	}
 }
@@ -219,5 +225,23 @@ func TestPendingFileKeepsDevices(t *testing.T) {
 	}
 	if b, _ := os.ReadFile(target); string(b) != "new" {
 		t.Errorf("target has %q", b)
+	}
+}
+
+// A medium with a cloud-config is for its owner alone.
+func TestMediumWithConfigIsPrivate(t *testing.T) {
+	for config, want := range map[string]os.FileMode{"": 0o666 &^ umask(), "#cloud-config\n": 0o600} {
+		dest := filepath.Join(t.TempDir(), "os.iso")
+		set := outputSet{files: make([]*pendingFile, 1)}
+		err := set.open(0, output{typ: "iso", dest: dest, attrs: map[string]string{"cloud-config": config}}, streams{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := set.files[0].commit(false); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(dest); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%q: %v, %v", config, info.Mode(), err)
+		}
 	}
 }

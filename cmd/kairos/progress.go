@@ -14,7 +14,13 @@ import (
 )
 
 // solveWithProgress runs a build and shows what it does.
-func solveWithProgress(ctx context.Context, c *client.Client, solve client.SolveOpt, mode string, out io.Writer) (*client.SolveResponse, error) {
+func solveWithProgress(
+	ctx context.Context,
+	c *client.Client,
+	solve client.SolveOpt,
+	mode string,
+	out io.Writer,
+) (*client.SolveResponse, error) {
 	display, err := progressui.NewDisplay(out, progressui.DisplayMode(mode))
 	if err != nil {
 		return nil, usagef("--progress %s: %w", mode, err)
@@ -62,7 +68,8 @@ const frontendErrorPrefix = "kairos-frontend: "
 
 func (w *bootLayerWatch) see(s *client.SolveStatus) {
 	for _, v := range s.Vertexes {
-		if strings.HasPrefix(v.Name, "[") && strings.HasSuffix(v.Name, "] boot layer") {
+		if strings.HasPrefix(v.Name, "[") &&
+			(strings.HasSuffix(v.Name, "kairos] boot layer") || strings.HasSuffix(v.Name, "kairos] release")) {
 			w.steps[v.Digest] = true
 		}
 	}

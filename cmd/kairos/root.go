@@ -41,7 +41,19 @@ is needed: no Docker, no daemon.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%w\nSee `%s --help`", err, c.CommandPath())
 	})
-	root.AddCommand(newBuildCommand(s), newExportCommand(s), newRunCommand(s), newBuilderCommand(s), newVersionCommand(s))
+	root.AddCommand(
+		newBuildCommand(s),
+		newExportCommand(s),
+		newInspectCommand(s),
+		newReleaseCommand(s),
+		newKeysCommand(s),
+		newSignCommand(s),
+		newVerifyCommand(s),
+		newRunCommand(s),
+		newBuilderCommand(s),
+		newConfigCommand(s),
+		newVersionCommand(s),
+	)
 	return root
 }
 
@@ -55,7 +67,14 @@ func newVersionCommand(s streams) *cobra.Command {
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			bk, _ := buildkitVersion()
-			_, err := fmt.Fprintf(s.out, "kairos %s buildkit %s %s/%s\n", ownVersion(), bk, runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintf(
+				s.out,
+				"kairos %s buildkit %s %s/%s\n",
+				ownVersion(),
+				bk,
+				runtime.GOOS,
+				runtime.GOARCH,
+			)
 			return err
 		},
 	}

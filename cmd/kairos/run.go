@@ -59,7 +59,11 @@ until the login prompt.`,
 				files = i
 			}
 			if files != 1 {
-				return usagef("%s needs one FILE, an ISO or a disk image\nSee `%s --help`", cmd.CommandPath(), cmd.CommandPath())
+				return usagef(
+					"%s needs one FILE, an ISO or a disk image\nSee `%s --help`",
+					cmd.CommandPath(),
+					cmd.CommandPath(),
+				)
 			}
 			return nil
 		},
@@ -76,7 +80,13 @@ until the login prompt.`,
 	f.StringVarP(&o.memory, "memory", "m", "1g", "memory of the machine")
 	f.IntVar(&o.cpus, "cpus", 0, "processors of the machine (default 2, in software emulation 1)")
 	f.StringArrayVar(&o.drives, "drive", nil, "attach another disk image, raw or qcow2 (repeatable)")
-	f.StringArrayVarP(&o.ports, "publish", "p", nil, "open a port of the machine on the host's loopback address, as HOST:GUEST (repeatable)")
+	f.StringArrayVarP(
+		&o.ports,
+		"publish",
+		"p",
+		nil,
+		"open a port of the machine on the host's loopback address, as HOST:GUEST (repeatable)",
+	)
 	f.BoolVar(&o.snapshot, "snapshot", false, "throw away what the machine writes to its disks")
 	f.StringVar(&o.arch, "arch", "", "architecture of the machine: amd64 or arm64 (default the host's)")
 	f.StringVar(&o.accel, "accel", "", "kvm or tcg, software emulation (default kvm where it works)")
@@ -164,7 +174,7 @@ func (o runOptions) machine(file string) (qemu.Machine, error) {
 
 const formatISO = "iso"
 
-// imageFormat tells an ISO, a qcow2 and a raw image by their content.
+// imageFormat tells an ISO, a qcow2 and a raw disk by their content.
 func imageFormat(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -124,7 +124,7 @@ func TestRunBoots(t *testing.T) {
 	if _, err := f.WriteAt([]byte{0x55, 0xaa}, 510); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	out := &watcher{text: "it boots", found: cancel}
 	if err := runArgs(ctx, out, "--bios", "--memory", "128m", disk); err != nil {

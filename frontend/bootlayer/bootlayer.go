@@ -3,13 +3,16 @@
 //
 //	boot/vmlinuz                      link to the kernel that the distribution installed
 //	boot/initrd boot/kairos.efi       made by package boot
-//	usr/lib/kairos/boot/…             what it takes to make them anew for another kernel
-//	usr/bin/kairos-apply              the node agent
+//	usr/lib/kairos/boot/…             what it takes to regenerate them for another kernel
+//	usr/bin/kairos-apply              the node agent, and a link to it named kairos-agent
 //	usr/lib/systemd/system/kairos-*   its units, and the links that enable them
-//	etc/kairos-release                the KAIROS_* keys of the Kairos project
-//	oem/                              where the partition OEM is mounted
+//	oem/ usr/local/ home/ …           folders that the node mounts on, where the image lacks them
 //
-// The layer depends on the kernel, its modules, the distribution's name and the labels only:
+// and the layer on top of it, which names the version:
+//
+//	etc/kairos-release                the KAIROS_* keys of the Kairos project
+//
+// The boot layer depends on the kernel, its modules, and the labels that the boot files are made with:
 // equal ones give an equal layer, byte for byte, whatever else is in the image. So a node that has
 // this layer does not get it again. For that, every file that the layer writes and every folder
 // above it has one constant time, [Time], and SOURCE_DATE_EPOCH has no say in it.
@@ -40,18 +43,23 @@ type Options struct {
 	Assets fs.FS
 }
 
-// File is a regular file, or a symbolic link when Link is set.
+// File is a regular file, a symbolic link when Link is set, or a folder by its Mode; or, when
+// Removed is set, a file of the image's that the layer takes away.
 type File struct {
 	Path string // relative to the image's root
 	Mode fs.FileMode
 	Data []byte
 	Link string
+
+	Removed bool
 }
 
 // Layer is the content of the boot layer.
 type Layer struct {
 	Kernel string // its version
-	Files  []File // sorted by path
+	// Starter says what starts the node agent in this image.
+	Starter layout.Starter
+	Files   []File // sorted by path
 }
 
 // Make returns the boot layer for the tree of an image. Its errors are for the person who
@@ -68,36 +76,48 @@ func Make(root fs.FS, o Options) (*Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	release, err := kairosRelease(root, o)
-	if err != nil {
-		return nil, err
-	}
 	units, err := unitFiles(root)
 	if err != nil {
 		return nil, err
 	}
-	files = append(append(files, release), units...)
+	files = append(files, units...)
 
 	made, err := boot.Make(with(root, files), boot.OptionsFrom(o.Labels))
 	if err != nil {
 		return nil, err
 	}
-	files = append(files,
+	files = append(
+		files,
 		File{Path: layout.ImageInitrd, Mode: 0o644, Data: made.Initrd},
 		File{Path: layout.ImageUKI, Mode: 0o644, Data: made.UKI},
+		File{
+			Path: layout.ImageAgent,
+			Mode: fs.ModeSymlink | 0o777,
+			Link: relative(layout.ImageAgent, layout.ImageApply),
+		},
 		File{Path: layout.ImageBootManifest, Mode: 0o644, Data: made.Manifest.Marshal()},
-		// A folder to mount OEM on: the root is read-only.
-		File{Path: path.Join(layout.MountOEM[1:], ".mountpoint"), Mode: 0o644},
 	)
+	dirs, err := folders(root)
+	if err != nil {
+		return nil, err
+	}
+	files = append(append(files, dirs...), leftovers(root)...)
 	switch {
 	case !made.KernelIsFile:
 		files = append(files, File{Path: layout.ImageKernel, Mode: 0o644, Data: made.Kernel})
 	case made.KernelPath != layout.ImageKernel:
 		// The distribution's file stays what it is, and its bytes are not in the layer.
-		files = append(files, File{Path: layout.ImageKernel, Mode: fs.ModeSymlink | 0o777, Link: relative(layout.ImageKernel, made.KernelPath)})
+		files = append(
+			files,
+			File{
+				Path: layout.ImageKernel,
+				Mode: fs.ModeSymlink | 0o777,
+				Link: relative(layout.ImageKernel, made.KernelPath),
+			},
+		)
 	}
 	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
-	return &Layer{Kernel: made.Manifest.Kernel.Version, Files: files}, nil
+	return &Layer{Kernel: made.Manifest.Kernel.Version, Starter: starter(root), Files: files}, nil
 }
 
 // assetFiles maps the assets to their places in the image.
@@ -113,7 +133,7 @@ func assetFiles(a fs.FS) ([]File, error) {
 		}
 		f := File{Path: path.Join(layout.ImageBootDir, name), Mode: 0o644, Data: data}
 		switch name {
-		case "init":
+		case "init", path.Base(layout.ImageE2fsck):
 			f.Mode = 0o755
 		case "kairos-apply":
 			f.Path, f.Mode = layout.ImageApply, 0o755

@@ -13,7 +13,7 @@ import (
 func with(root fs.FS, files []File) fs.FS {
 	m := map[string]File{}
 	for _, f := range files {
-		if f.Link != "" {
+		if f.Link != "" || f.Mode.IsDir() || f.Removed {
 			continue
 		}
 		m[f.Path] = f

@@ -1,7 +1,6 @@
 package bootlayer
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"errors"
@@ -11,8 +10,22 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/kairos-buildkit/kairos/internal/bounded"
 	"github.com/kairos-buildkit/kairos/layout"
 )
+
+// maxText bounds the text files of an image, in bytes.
+const maxText = 1 << 20
+
+// MakeRelease returns the layer that goes on top of the boot layer: what says which version the
+// image is. It is one of its own, so that a new version leaves the boot layer as it is.
+func MakeRelease(root fs.FS, o Options) (*Layer, error) {
+	release, err := kairosRelease(root, o)
+	if err != nil {
+		return nil, err
+	}
+	return &Layer{Files: []File{release}}, nil
+}
 
 // kairosRelease makes /etc/kairos-release: the keys that the Kairos project's tools and
 // its cloud-config templates read. They follow from the distribution's os-release, the
@@ -53,7 +66,7 @@ func kairosRelease(root fs.FS, o Options) (File, error) {
 		{"HOME_URL", "https://github.com/kairos-io/kairos"},
 		{"BUG_REPORT_URL", "https://github.com/kairos-io/kairos/issues"},
 	} {
-		fmt.Fprintf(&b, "KAIROS_%s=%s\n", kv[0], quote(kv[1]))
+		b.WriteString(layout.OSReleaseLine("KAIROS_"+kv[0], kv[1]))
 	}
 	return File{Path: layout.ImageRelease, Mode: 0o644, Data: b.Bytes()}, nil
 }
@@ -63,7 +76,11 @@ func kairosRelease(root fs.FS, o Options) (File, error) {
 func imageVersion(labels map[string]string) (string, error) {
 	v := cmp.Or(labels[layout.ImageLabelVersion], labels[ocispec.AnnotationVersion], "v0.0.0")
 	if strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
-		return "", fmt.Errorf("LABEL %s: %q: a version has no spaces and no control characters", layout.ImageLabelVersion, v)
+		return "", fmt.Errorf(
+			"LABEL %s: %q: a version has no spaces and no control characters",
+			layout.ImageLabelVersion,
+			v,
+		)
 	}
 	return v, nil
 }
@@ -88,41 +105,14 @@ func family(id, like string) string {
 // osRelease reads the distribution's os-release(5).
 func osRelease(root fs.FS) (map[string]string, error) {
 	for _, name := range []string{"usr/lib/os-release", "etc/os-release"} {
-		b, err := fs.ReadFile(root, name)
+		b, err := bounded.ReadFile(root, name, maxText)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		return parseOSRelease(b), nil
+		return layout.ParseOSRelease(b), nil
 	}
 	return nil, nil
-}
-
-func parseOSRelease(b []byte) map[string]string {
-	m := map[string]string{}
-	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
-		key, value, ok := strings.Cut(strings.TrimSpace(s.Text()), "=")
-		if !ok || strings.HasPrefix(key, "#") {
-			continue
-		}
-		m[key] = unquote(value)
-	}
-	return m
-}
-
-// quote writes a value as the shell and os-release(5) read it.
-func quote(s string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, `$`, `\$`, "`", "\\`").Replace(s) + `"`
-}
-
-func unquote(s string) string {
-	if n := len(s); n >= 2 && (s[0] == '"' || s[0] == '\'') && s[n-1] == s[0] {
-		if s[0] == '\'' {
-			return s[1 : n-1]
-		}
-		s = s[1 : n-1]
-	}
-	return strings.NewReplacer(`\\`, `\`, `\"`, `"`, `\$`, `$`, "\\`", "`").Replace(s)
 }

@@ -5,13 +5,14 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"path"
 )
 
 // WriteTar writes the layer as the tar of an image layer on top of root. Folders that root
 // has keep their mode.
 func (l *Layer) WriteTar(w io.Writer, root fs.FS) error {
 	t := tar.NewWriter(w)
-	for _, dir := range l.Dirs() {
+	for _, dir := range l.above() {
 		mode := fs.FileMode(0o755)
 		info, err := fs.Stat(root, dir)
 		if err == nil {
@@ -19,14 +20,30 @@ func (l *Layer) WriteTar(w io.Writer, root fs.FS) error {
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: tarMode(mode), ModTime: Time}); err != nil {
+		if err := t.WriteHeader(&tar.Header{
+			Typeflag: tar.TypeDir,
+			Name:     dir + "/",
+			Mode:     tarMode(mode),
+			ModTime:  Time,
+		}); err != nil {
 			return err
 		}
 	}
 	for _, f := range l.Files {
-		h := &tar.Header{Typeflag: tar.TypeReg, Name: f.Path, Mode: tarMode(f.Mode), Size: int64(len(f.Data)), ModTime: Time}
-		if f.Link != "" {
+		h := &tar.Header{
+			Typeflag: tar.TypeReg,
+			Name:     f.Path,
+			Mode:     tarMode(f.Mode),
+			Size:     int64(len(f.Data)),
+			ModTime:  Time,
+		}
+		switch {
+		case f.Removed:
+			h.Name = path.Join(path.Dir(f.Path), ".wh."+path.Base(f.Path)) // OCI image-spec, layer.md: a whiteout
+		case f.Link != "":
 			h.Typeflag, h.Linkname = tar.TypeSymlink, f.Link
+		case f.Mode.IsDir():
+			h.Typeflag, h.Name = tar.TypeDir, f.Path+"/"
 		}
 		if err := t.WriteHeader(h); err != nil {
 			return err
@@ -40,7 +57,11 @@ func (l *Layer) WriteTar(w io.Writer, root fs.FS) error {
 
 func tarMode(m fs.FileMode) int64 {
 	mode := int64(m.Perm())
-	for bit, value := range map[fs.FileMode]int64{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
+	for bit, value := range map[fs.FileMode]int64{
+		fs.ModeSetuid: 0o4000,
+		fs.ModeSetgid: 0o2000,
+		fs.ModeSticky: 0o1000,
+	} {
 		if m&bit != 0 {
 			mode |= value
 		}

@@ -34,6 +34,21 @@ func write(root *os.Root, f File) error {
 	if err := root.MkdirAll(path.Dir(f.Path), 0o755); err != nil {
 		return err
 	}
+	if f.Removed {
+		if err := root.Remove(f.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	if f.Mode.IsDir() {
+		if err := root.Mkdir(f.Path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if err := root.Chmod(f.Path, f.Mode); err != nil {
+			return err
+		}
+		return root.Chtimes(f.Path, Time, Time)
+	}
 	if f.Link != "" {
 		// A link that is there already with this target stays, so that it is not in the layer.
 		if old, err := root.Readlink(f.Path); err == nil && old == f.Link {
@@ -59,12 +74,19 @@ func write(root *os.Root, f File) error {
 	return root.Chtimes(f.Path, Time, Time)
 }
 
-// Dirs returns the folders above the layer's files, each before what is in it.
-func (l *Layer) Dirs() []string {
+// above returns the folders above the layer's files, each before what is in it, but for those that are in
+// the layer themselves.
+func (l *Layer) above() []string {
 	var dirs []string
+	own := map[string]bool{}
+	for _, f := range l.Files {
+		own[f.Path] = f.Mode.IsDir()
+	}
 	for _, f := range l.Files {
 		for dir := path.Dir(f.Path); dir != "."; dir = path.Dir(dir) {
-			dirs = append(dirs, dir)
+			if !own[dir] {
+				dirs = append(dirs, dir)
+			}
 		}
 	}
 	slices.Sort(dirs)

@@ -54,7 +54,7 @@ func (s Step) String() string {
 type FS struct {
 	// Before is called before each step. Its error takes the step's place.
 	Before func(Step) error
-	// Lazy leaves out every sync: for files that are checked before use and easily made anew.
+	// Lazy leaves out every sync: for files that are checked before use and easily regenerated.
 	Lazy bool
 }
 
@@ -219,7 +219,7 @@ func (f *FS) Commit(file *os.File, path string) error {
 	return f.Rename(file.Name(), path)
 }
 
-// Sync brings a file's bytes to the disk.
+// Sync fsyncs a file.
 func (f *FS) Sync(file *os.File) error {
 	if f != nil && f.Lazy {
 		return nil
@@ -301,7 +301,7 @@ func (f *FS) Overwrite(path string, data []byte, off int64) error {
 	return file.Close()
 }
 
-// SyncDir brings the names in a folder to the disk.
+// SyncDir fsyncs a folder: the names in it are durable.
 func (f *FS) SyncDir(dir string) error {
 	if f != nil && f.Lazy {
 		return nil

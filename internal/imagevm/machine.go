@@ -47,7 +47,14 @@ func Machine(ctx context.Context, root fs.FS, dir, disk string) (qemu.Machine, e
 		return m, err
 	}
 	guest := filepath.Join(dir, "guest")
-	build := exec.CommandContext(ctx, "go", "build", "-o", guest, "github.com/kairos-buildkit/kairos/internal/imagevm/guest")
+	build := exec.CommandContext(
+		ctx,
+		"go",
+		"build",
+		"-o",
+		guest,
+		"github.com/kairos-buildkit/kairos/internal/imagevm/guest",
+	)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return m, fmt.Errorf("build the machine's /init: %w\n%s", err, out)
@@ -70,7 +77,8 @@ func Machine(ctx context.Context, root fs.FS, dir, disk string) (qemu.Machine, e
 		"-append", "console=ttyS0,115200 quiet panic=-1",
 		// Not as one of the machine's drives: those are numbered in the order in which the
 		// firmware is to boot them, and the kernel above is the first.
-		"-drive", "if=none,id=job,format=raw,file=" + strings.ReplaceAll(disk, ",", ",,"), "-device", "virtio-blk-pci,drive=job",
+		"-drive", "if=none,id=job,format=raw,file=" + strings.ReplaceAll(disk, ",", ",,"), "-device",
+		"virtio-blk-pci,drive=job",
 	}
 	return m, nil
 }

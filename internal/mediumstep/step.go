@@ -25,6 +25,7 @@ import (
 
 	"github.com/kairos-buildkit/kairos/exporter"
 	"github.com/kairos-buildkit/kairos/frontend"
+	"github.com/kairos-buildkit/kairos/image"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -87,8 +88,8 @@ func (o options) run(ctx context.Context, log io.Writer) error {
 }
 
 // flatten returns the tree in a folder as an image with one layer.
-func flatten(ctx context.Context, root, configFile string, epoch time.Time) (exporter.Image, error) {
-	var img exporter.Image
+func flatten(ctx context.Context, root, configFile string, epoch time.Time) (image.Image, error) {
+	var img image.Image
 	b, err := os.ReadFile(configFile)
 	if err != nil {
 		return img, err
@@ -109,7 +110,7 @@ func flatten(ctx context.Context, root, configFile string, epoch time.Time) (exp
 		return img, fmt.Errorf("read the image's root: %w", err)
 	}
 	id := layout.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil)))
-	img.Layers = []exporter.Layer{{DiffID: id, Size: size, Open: open}}
+	img.Layers = []image.Layer{{DiffID: id, Size: size, Open: open}}
 
 	img.Config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.Digest(id)}}
 	img.Config.Created = nil

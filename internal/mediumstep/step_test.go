@@ -53,10 +53,18 @@ func TestFlattenIsReproducible(t *testing.T) {
 		t.Fatal(err)
 	}
 	if first.ConfigDigest != second.ConfigDigest || first.Layers[0].DiffID != second.Layers[0].DiffID {
-		t.Errorf("%s %s, then %s %s", first.ConfigDigest, first.Layers[0].DiffID, second.ConfigDigest, second.Layers[0].DiffID)
+		t.Errorf(
+			"%s %s, then %s %s",
+			first.ConfigDigest,
+			first.Layers[0].DiffID,
+			second.ConfigDigest,
+			second.Layers[0].DiffID,
+		)
 	}
 	c := first.Config
-	if len(first.Layers) != 1 || len(c.RootFS.DiffIDs) != 1 || string(c.RootFS.DiffIDs[0]) != string(first.Layers[0].DiffID) || c.Config.Labels["a"] != "b" {
+	if len(first.Layers) != 1 || len(c.RootFS.DiffIDs) != 1 ||
+		string(c.RootFS.DiffIDs[0]) != string(first.Layers[0].DiffID) ||
+		c.Config.Labels["a"] != "b" {
 		t.Errorf("config %+v", c)
 	}
 	r, err := first.Layers[0].Open(t.Context())
@@ -95,7 +103,11 @@ func TestRunRefuses(t *testing.T) {
 		"no such file":                 {"--format", "iso", "--config", "/nonexistent"},
 	} {
 		out := t.TempDir()
-		err := Run(t.Context(), append([]string{"--root", root, "--config", config, "--out", out}, args...), &bytes.Buffer{})
+		err := Run(
+			t.Context(),
+			append([]string{"--root", root, "--config", config, "--out", out}, args...),
+			&bytes.Buffer{},
+		)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v, want %q", args, err, want)
 		}

@@ -27,8 +27,10 @@ type Drive struct {
 	// Cache is QEMU's cache mode; default writeback. See qemu(1), -drive cache=.
 	Cache string
 	// WriteLog is a file that gets every write and flush of the machine to the drive, in their order,
-	// as package writelog reads it; "" for none. It must exist, and is written anew.
+	// as package writelog reads it; "" for none. It must exist, and is overwritten.
 	WriteLog string
+	// SectorSize is the size of its logical sectors in bytes; 0: 512. CD drives have their own, USB has none.
+	SectorSize int
 	// Serial is the disk's serial number, which /dev/disk/by-id shows; at most 20 characters.
 	Serial string
 }
@@ -76,6 +78,9 @@ func driveArgs(drives []Drive, arch string) ([]string, error) {
 		default:
 			return nil, fmt.Errorf("drive %s: no %s drive of this kind on %s", d.Path, bus, arch)
 		}
+		if d.SectorSize != 0 {
+			device += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%d", d.SectorSize, d.SectorSize)
+		}
 		if d.Serial != "" {
 			device += ",serial=" + escape(d.Serial)
 		}
@@ -92,8 +97,15 @@ func (d Drive) option(i int) string {
 		format = "raw"
 	}
 	if d.WriteLog != "" {
-		fmt.Fprintf(&b, "if=none,id=drive%d,driver=blklogwrites,file.driver=%s,file.file.driver=file,file.file.filename=%s,log.driver=file,log.filename=%s",
-			i, format, escape(d.Path), escape(d.WriteLog))
+		fmt.Fprintf(
+			&b,
+			"if=none,id=drive%d,driver=blklogwrites,file.driver=%s,file.file.driver=file,"+
+				"file.file.filename=%s,log.driver=file,log.filename=%s",
+			i,
+			format,
+			escape(d.Path),
+			escape(d.WriteLog),
+		)
 	} else {
 		fmt.Fprintf(&b, "if=none,id=drive%d,format=%s,file=%s", i, format, escape(d.Path))
 	}

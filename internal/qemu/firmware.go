@@ -14,19 +14,46 @@ type firmware struct{ code, vars string }
 // Without Secure Boot: the images are not signed by Microsoft's keys.
 var firmwares = map[string][]firmware{
 	"amd64": {
-		{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},                                           // Debian, Ubuntu
-		{"/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"},                                                 // older Debian
-		{"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},                                       // Fedora
-		{"/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"},                                   // Arch
-		{"/usr/share/qemu/ovmf-x86_64-4m-code.bin", "/usr/share/qemu/ovmf-x86_64-4m-vars.bin"},                           // openSUSE
-		{"/usr/share/qemu/edk2-x86_64-code.fd", "/usr/share/qemu/edk2-i386-vars.fd"},                                     // QEMU's own
-		{"/run/current-system/sw/share/qemu/edk2-x86_64-code.fd", "/run/current-system/sw/share/qemu/edk2-i386-vars.fd"}, // NixOS
+		{
+			"/usr/share/OVMF/OVMF_CODE_4M.fd",
+			"/usr/share/OVMF/OVMF_VARS_4M.fd",
+		}, // Debian, Ubuntu
+		{
+			"/usr/share/OVMF/OVMF_CODE.fd",
+			"/usr/share/OVMF/OVMF_VARS.fd",
+		}, // older Debian
+		{
+			"/usr/share/edk2/ovmf/OVMF_CODE.fd",
+			"/usr/share/edk2/ovmf/OVMF_VARS.fd",
+		}, // Fedora
+		{
+			"/usr/share/edk2/x64/OVMF_CODE.4m.fd",
+			"/usr/share/edk2/x64/OVMF_VARS.4m.fd",
+		}, // Arch
+		{
+			"/usr/share/qemu/ovmf-x86_64-4m-code.bin",
+			"/usr/share/qemu/ovmf-x86_64-4m-vars.bin",
+		}, // openSUSE
+		{
+			"/usr/share/qemu/edk2-x86_64-code.fd",
+			"/usr/share/qemu/edk2-i386-vars.fd",
+		}, // QEMU's own
+		{
+			"/run/current-system/sw/share/qemu/edk2-x86_64-code.fd",
+			"/run/current-system/sw/share/qemu/edk2-i386-vars.fd",
+		}, // NixOS
 	},
 	"arm64": {
-		{"/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"},                                // Debian, Ubuntu
+		{
+			"/usr/share/AAVMF/AAVMF_CODE.fd",
+			"/usr/share/AAVMF/AAVMF_VARS.fd",
+		}, // Debian, Ubuntu
 		{"/usr/share/edk2/aarch64/QEMU_EFI-pflash.raw", "/usr/share/edk2/aarch64/vars-template-pflash.raw"}, // Fedora
 		{"/usr/share/edk2/aarch64/QEMU_CODE.fd", "/usr/share/edk2/aarch64/QEMU_VARS.fd"},                    // Arch
-		{"/usr/share/qemu/edk2-aarch64-code.fd", "/usr/share/qemu/edk2-arm-vars.fd"},                        // QEMU's own
+		{
+			"/usr/share/qemu/edk2-aarch64-code.fd",
+			"/usr/share/qemu/edk2-arm-vars.fd",
+		}, // QEMU's own
 	},
 }
 
@@ -75,6 +102,10 @@ func findFirmware(arch string) (firmware, error) {
 	if arch == "arm64" {
 		pkg = "qemu-efi-aarch64"
 	}
-	return firmware{}, fmt.Errorf("UEFI firmware for %s not found: install it (Debian and Ubuntu: apt-get install %s); looked for %s",
-		arch, pkg, strings.Join(tried, ", "))
+	return firmware{}, fmt.Errorf(
+		"UEFI firmware for %s not found: install it (Debian and Ubuntu: apt-get install %s); looked for %s",
+		arch,
+		pkg,
+		strings.Join(tried, ", "),
+	)
 }

@@ -59,7 +59,8 @@ type Machine struct {
 	Args []string
 }
 
-// Forward is a TCP port of the host's 127.0.0.1 that reaches the machine's port.
+// Forward is a TCP port of the host's 127.0.0.1 that reaches the machine's port. Host 0 is one that the host chooses;
+// QEMU's monitor shows it with "info usernet".
 type Forward struct {
 	Host, Guest int
 }
@@ -174,7 +175,12 @@ func findProgram(arch string) (string, error) {
 		return "", fmt.Errorf("virtual machine: %w", err)
 	}
 	if err != nil {
-		return "", fmt.Errorf("%s not found: install QEMU (Debian and Ubuntu: apt-get install %s; elsewhere the package is often called qemu)", name, pkg)
+		return "", fmt.Errorf(
+			"%s not found: install QEMU (Debian and Ubuntu: apt-get install %s; "+
+				"elsewhere the package is often called qemu)",
+			name,
+			pkg,
+		)
 	}
 	return path, nil
 }

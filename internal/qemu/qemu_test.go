@@ -32,9 +32,11 @@ func TestCommand(t *testing.T) {
 	for i, m := range []Machine{
 		{Drives: []Drive{cd(""), disk("")}},
 		{Firmware: BIOS, Drives: []Drive{cd(""), disk(AHCI)}},
-		{Drives: []Drive{disk(Virtio), disk(AHCI), disk(USB), disk(NVMe), disk(SCSI)}, NoNet: true, NoVGA: true, NoReboot: true},
+		{Drives: []Drive{disk(Virtio), disk(AHCI), disk(USB), disk(NVMe), disk(SCSI)}, NoNet: true, NoVGA: true,
+			NoReboot: true},
 		{Drives: []Drive{cd(Virtio), cd(USB), cd(SCSI), cd(AHCI)}, Monitor: true},
-		{Drives: []Drive{{Path: image, Snapshot: true, Cache: "unsafe", Serial: "disk,1"}}, Forwards: []Forward{{Host: 0, Guest: 22}}},
+		{Drives: []Drive{{Path: image, Snapshot: true, Cache: "unsafe", Serial: "disk,1"}},
+			Forwards: []Forward{{Host: 0, Guest: 22}}},
 		{Drives: []Drive{{Path: image, WriteLog: log, Serial: "logged"}}},
 		{Arch: "arm64", Drives: []Drive{cd(""), disk(""), disk(USB), disk(NVMe)}},
 	} {
@@ -53,22 +55,20 @@ func TestCommand(t *testing.T) {
 			}
 			done := make(chan error, 1)
 			go func() { done <- cmd.Wait() }()
-			go quit(m.QMP)
-			select {
-			case err := <-done:
-				if err != nil {
-					t.Errorf("%v: %s", err, out.String())
-				}
-			case <-time.After(30 * time.Second):
-				t.Error("QEMU does not end")
+			ended := make(chan struct{})
+			go quit(m.QMP, ended)
+			err = <-done
+			close(ended)
+			if err != nil {
+				t.Errorf("%v: %s", err, out.String())
 			}
 		})
 	}
 }
 
-// quit ends a QEMU as soon as it answers.
-func quit(socket string) {
-	for range 300 {
+// quit ends a QEMU as soon as it answers, unless it ends by itself.
+func quit(socket string, ended <-chan struct{}) {
+	for {
 		if conn, err := net.Dial("unix", socket); err == nil {
 			fmt.Fprint(conn, `{"execute":"qmp_capabilities"}{"execute":"quit"}`)
 			buf := make([]byte, 4096)
@@ -77,7 +77,11 @@ func quit(socket string) {
 			}
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
+		select {
+		case <-ended:
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
 }
 
@@ -111,8 +115,10 @@ func TestCommandRejects(t *testing.T) {
 		{Machine{Arch: "arm64", Firmware: BIOS}, "use UEFI"},
 		{Machine{Arch: "amd64", Firmware: "coreboot"}, "want uefi or bios"},
 		{Machine{Arch: "amd64"}, "UEFI variables"},
-		{Machine{Arch: "amd64", Firmware: BIOS, Drives: []Drive{{Path: "x", CDROM: true, Bus: NVMe}}}, "no nvme drive"},
-		{Machine{Arch: "arm64", Vars: filepath.Join(t.TempDir(), "v"), Drives: []Drive{{Path: "x", Bus: AHCI}}}, "no ahci drive"},
+		{Machine{Arch: "amd64", Firmware: BIOS, Drives: []Drive{{Path: "x", CDROM: true, Bus: NVMe}}},
+			"no nvme drive"},
+		{Machine{Arch: "arm64", Vars: filepath.Join(t.TempDir(), "v"), Drives: []Drive{{Path: "x", Bus: AHCI}}},
+			"no ahci drive"},
 	} {
 		_, err := tc.m.withDefaults().args()
 		if err == nil || !strings.Contains(err.Error(), tc.want) {

@@ -115,7 +115,9 @@ func (c *Console) Output() string {
 }
 
 // Escape sequences of ECMA-48: CSI, OSC, and the two-byte ones.
-var escapes = regexp.MustCompile("\x1b(?:\\[[0-9;?=>!]*[a-zA-Z]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[()][A-Z0-9]|[a-zA-Z0-9=>])")
+var escapes = regexp.MustCompile(
+	"\x1b(?:\\[[0-9;?=>!]*[a-zA-Z]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[()][A-Z0-9]|[a-zA-Z0-9=>])",
+)
 
 // Plain removes escape sequences and carriage returns.
 func Plain(b []byte) string {

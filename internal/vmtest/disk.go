@@ -1,7 +1,6 @@
 package vmtest
 
 import (
-	"net"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -54,15 +53,4 @@ func qemuImg(t testing.TB, args ...string) {
 	if err != nil {
 		t.Fatalf("qemu-img %v: %v (Debian: apt-get install qemu-utils)\n%s", args, err, out)
 	}
-}
-
-// FreePort returns a TCP port of the loopback address that is free now.
-func FreePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }

@@ -24,7 +24,7 @@ type Frozen struct {
 // incoming is QEMU's option for where a machine's state comes from.
 const incoming = "-incoming"
 
-// withoutIncoming drops it: a machine that starts anew has no state to come from.
+// withoutIncoming drops it: a machine that is powered on has no state to come from.
 func withoutIncoming(args []string) []string {
 	if i := slices.Index(args, incoming); i >= 0 {
 		return slices.Delete(slices.Clone(args), i, i+2)

@@ -52,7 +52,7 @@ func (p *process) Write(b []byte) (int, error) {
 
 // run starts QEMU, and follows it until the machine is off.
 func (p *process) run() error {
-	cmd, reset, err := p.launch()
+	q, err := p.launch()
 	if err != nil {
 		return err
 	}
@@ -60,13 +60,14 @@ func (p *process) run() error {
 		defer close(p.done)
 		defer p.out.Close()
 		for {
-			cmd.Wait()
-			if !<-reset || !p.restarts {
+			q.cmd.Wait()
+			close(q.ended)
+			if !<-q.reset || !p.restarts {
 				return
 			}
 			// What the machine was thawed from is behind it.
 			p.machine.Args = withoutIncoming(p.machine.Args)
-			if cmd, reset, err = p.launch(); err != nil {
+			if q, err = p.launch(); err != nil {
 				if !errors.Is(err, errOff) {
 					fmt.Fprintf(p.out, "\nvmtest: restart the machine: %v\n", err)
 				}
@@ -77,43 +78,51 @@ func (p *process) run() error {
 	return nil
 }
 
-// launch starts one QEMU. The channel says, when it has ended, whether that was for a reset.
-func (p *process) launch() (*exec.Cmd, <-chan bool, error) {
+// emulator is one QEMU.
+type emulator struct {
+	cmd   *exec.Cmd
+	ended chan struct{} // to be closed when it has ended
+	reset <-chan bool   // says, when it has ended, whether that was for a reset
+}
+
+// launch starts one QEMU.
+func (p *process) launch() (*emulator, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.off {
-		return nil, nil, errOff
+		return nil, errOff
 	}
 	m := p.machine
 	m.NoReboot = m.NoReboot || p.restarts
 	m.Args = append(slices.Clone(m.Args), "-qmp", "unix:"+p.events+",server=on,wait=off")
 	cmd, err := m.Command(context.Background())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if p.in, err = cmd.StdinPipe(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	cmd.Stdout, cmd.Stderr = p.out, p.out
 	if err := cmd.Start(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	p.cmd = cmd
 	reset := make(chan bool, 1)
-	go func() { reset <- endedByReset(p.events) }()
+	q := &emulator{cmd: cmd, ended: make(chan struct{}), reset: reset}
+	go func() { reset <- endedByReset(p.events, q.ended) }()
 	if p.port != nil {
 		if err := p.port.SetDeadline(time.Now().Add(time.Minute)); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		c, err := p.port.Accept() // QEMU connects as it starts
 		if err != nil {
 			cmd.Process.Kill()
 			cmd.Wait()
-			return nil, nil, err
+			return nil, err
 		}
 		p.second = NewConsole(c, c, io.Discard) // it ends with QEMU
 	}
-	return cmd, reset, nil
+	return q, nil
 }
 
 // kill ends the machine as when its plug is pulled.
@@ -128,17 +137,18 @@ func (p *process) kill() {
 }
 
 // endedByReset follows a QEMU's events (QEMU QMP reference, SHUTDOWN) until it is gone.
-func endedByReset(socket string) (reset bool) {
+func endedByReset(socket string, ended <-chan struct{}) (reset bool) {
 	var conn net.Conn
-	var err error
-	for range 200 { // the socket comes with QEMU
+	for { // the socket comes with QEMU
+		var err error
 		if conn, err = net.Dial("unix", socket); err == nil {
 			break
 		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	if err != nil {
-		return false
+		select {
+		case <-ended:
+			return false
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
 	defer conn.Close()
 	fmt.Fprintln(conn, `{"execute":"qmp_capabilities"}`)

@@ -49,7 +49,8 @@ func (c *Console) run(command string, within time.Duration) (output string, exit
 	deadline := time.Now().Add(within)
 	mark := token()
 	file := "/run/vmtest-" + mark
-	if err := c.sendScript(fmt.Sprintf("( %s\n) </dev/null >%s 2>&1; echo done-''%s $?", command, file, mark)); err != nil {
+	if err := c.sendScript(fmt.Sprintf("( %s\n) </dev/null >%s 2>&1; echo done-''%s $?", command, file,
+		mark)); err != nil {
 		return "", 0, err
 	}
 	m, err := c.Expect(regexp.MustCompile("done-"+mark+` (\d+)`), time.Until(deadline))

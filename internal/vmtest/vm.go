@@ -26,6 +26,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -44,7 +45,8 @@ const (
 // gives devices and services the time that they need on a busy machine: by default systemd gives up
 // the login prompt when its port is not there after 90 seconds. Build an image with the label
 // io.kairos.cmdline set to it, then use [VM.RootShell].
-const RootShellCmdline = "systemd.debug_shell=ttyS1 systemd.default_device_timeout_sec=600 systemd.default_timeout_start_sec=600"
+const RootShellCmdline = "systemd.debug_shell=ttyS1 systemd.default_device_timeout_sec=600 " +
+	"systemd.default_timeout_start_sec=600"
 
 // VM is a running machine.
 type VM struct {
@@ -87,7 +89,11 @@ func start(t testing.TB, m qemu.Machine) (*VM, error) {
 		return nil, err
 	}
 	t.Cleanup(func() { log.Close() })
-	p := &process{restarts: !m.NoReboot && !logsWrites(m), events: filepath.Join(dir, "events"), done: make(chan struct{})}
+	p := &process{
+		restarts: !m.NoReboot && !logsWrites(m),
+		events:   filepath.Join(dir, "events"),
+		done:     make(chan struct{}),
+	}
 	if (m.Arch == "" && runtime.GOARCH == "amd64" || m.Arch == "amd64") && m.Serial2 == "" {
 		m.Serial2 = filepath.Join(dir, "ttyS1")
 		if p.port, err = net.ListenUnix("unix", &net.UnixAddr{Name: m.Serial2}); err != nil {
@@ -262,6 +268,31 @@ func (vm *VM) WaitOff(within time.Duration) {
 		vm.t.Fatalf("machine still on after %v; the console shows:\n%s", within, vm.Tail(30))
 	}
 }
+
+// Port returns the port of the host's 127.0.0.1 that reaches a port of the machine, see [qemu.Machine.Forwards]. With
+// a forward of host port 0 it is another one after each restart.
+func (vm *VM) Port(guest int) int {
+	vm.t.Helper()
+	b, err := vm.QMP("human-monitor-command", map[string]string{"command-line": "info usernet"})
+	if err != nil {
+		vm.t.Fatal(err)
+	}
+	var table string
+	if err := json.Unmarshal(b, &table); err != nil {
+		vm.t.Fatal(err)
+	}
+	for _, m := range forwarded.FindAllStringSubmatch(table, -1) {
+		if host, err := strconv.Atoi(m[1]); err == nil && m[2] == strconv.Itoa(guest) {
+			return host
+		}
+	}
+	vm.t.Fatalf("no port of the host reaches the machine's port %d:\n%s", guest, table)
+	return 0
+}
+
+// forwarded matches a line of "info usernet": protocol and state, file descriptor, address and port of the host, then
+// of the machine.
+var forwarded = regexp.MustCompile(`TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)`)
 
 // Reset presses the reset button.
 func (vm *VM) Reset() {

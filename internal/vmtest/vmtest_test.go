@@ -3,12 +3,15 @@ package vmtest
 import (
 	"errors"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/kairos-buildkit/kairos/internal/qemu"
@@ -58,7 +61,7 @@ func TestRun(t *testing.T) {
 		{"long command, long output", "cat <<'E'\n" + long + "E", long, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			output, exit, err := c.run(tc.command, 10*time.Second)
+			output, exit, err := c.run(tc.command, RunTimeout)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -72,11 +75,12 @@ func TestRun(t *testing.T) {
 // Kernel messages in the middle of a command's output do not end up in it.
 func TestRunWithNoise(t *testing.T) {
 	c := localShell(t)
-	if err := c.Send("(for i in 1 2 3 4 5 6 7 8; do echo '[   12.345678] usb 1-1: new device'; sleep 0.01; done) &\n"); err != nil {
+	err := c.Send("(for i in 1 2 3 4 5 6 7 8; do echo '[   12.345678] usb 1-1: new device'; sleep 0.01; done) &\n")
+	if err != nil {
 		t.Fatal(err)
 	}
 	for range 3 {
-		output, _, err := c.run("seq 2000", 10*time.Second)
+		output, _, err := c.run("seq 2000", RunTimeout)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,18 +91,23 @@ func TestRunWithNoise(t *testing.T) {
 }
 
 func TestRunDeadline(t *testing.T) {
-	c := localShell(t)
-	_, _, err := c.run("sleep 3", 50*time.Millisecond)
-	if err == nil || !strings.Contains(err.Error(), "sleep 3") {
-		t.Errorf("got %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		out, w := io.Pipe() // a machine that says nothing
+		defer w.Close()
+		_, _, err := NewConsole(io.Discard, out, io.Discard).run("sleep 3", RunTimeout)
+		if err == nil || !strings.Contains(err.Error(), "sleep 3") {
+			t.Errorf("got %v", err)
+		}
+	})
 }
 
-func TestExpectSaysWhatItSaw(t *testing.T) {
+func TestExpectSaysWhatItSaw(t *testing.T) { synctest.Test(t, expectSaysWhatItSaw) }
+
+func expectSaysWhatItSaw(t *testing.T) {
 	out, w := io.Pipe()
 	c := NewConsole(io.Discard, out, io.Discard)
 	io.WriteString(w, "\x1b[1;31mKernel panic\x1b[0m - not syncing\r\n")
-	_, err := c.Expect(regexp.MustCompile("login:"), 50*time.Millisecond)
+	_, err := c.Expect(regexp.MustCompile("login:"), time.Minute)
 	if err == nil || !strings.Contains(err.Error(), "Kernel panic - not syncing") {
 		t.Errorf("deadline: got %v", err)
 	}
@@ -137,19 +146,25 @@ func bootSector(t *testing.T) string {
 func TestMachine(t *testing.T) {
 	disk := Overlay(t, qemu.Drive{Path: bootSector(t)})
 	vm := Start(t, qemu.Machine{Firmware: qemu.BIOS, Memory: 64, Drives: []qemu.Drive{disk},
-		Forwards: []qemu.Forward{{Host: FreePort(t), Guest: 22}}})
-	vm.Expect("boots\r\n", time.Minute)
+		Forwards: []qemu.Forward{{Guest: 21}, {Guest: 22}}})
+	vm.Expect("boots\r\n", BootTimeout)
 	vm.Send("hello")
-	vm.Expect("hello", 10*time.Second)
+	vm.Expect("hello", RunTimeout)
+	conn, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(vm.Port(22)))) // QEMU answers
+	if err != nil {
+		t.Error(err)
+	} else {
+		conn.Close()
+	}
 	vm.Reset()
-	vm.Expect("boots\r\n", time.Minute)
+	vm.Expect("boots\r\n", BootTimeout)
 
 	// Frozen and thawed, twice, it goes on where it was: there is nothing that it boots.
 	frozen := vm.Freeze(t.TempDir())
 	for range 2 {
 		vm = Thaw(t, frozen)
 		vm.Send("again")
-		vm.Expect("again", 10*time.Second)
+		vm.Expect("again", RunTimeout)
 		if out := vm.Output(); strings.Contains(out, "boots") {
 			t.Errorf("a thawed machine has booted: %q", out)
 		}

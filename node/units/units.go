@@ -4,11 +4,15 @@
 // unattended install, on a node whose release is already blessed.
 package units
 
-import "embed"
+import (
+	"embed"
+
+	"github.com/kairos-buildkit/kairos/layout"
+)
 
 // FS has one file for each unit. Its [Install] section says what enables it.
 //
-//go:embed *.service
+//go:embed *.service *.timer
 var FS embed.FS
 
 // Masked are units of other packages that would do what ours do: an image links them to
@@ -32,12 +36,18 @@ var sysV []byte
 
 // OpenRC is the script for OpenRC.
 func OpenRC() Script {
-	return Script{Path: "etc/init.d/kairos", Data: openRC, Links: []string{"etc/runlevels/default/kairos"}}
+	return Script{Path: layout.ImageInitScript, Data: openRC, Links: []string{layout.ImageRunlevel}}
+}
+
+// BusyBox is the script for BusyBox' init. The first field of its inittab is the terminal that a
+// program gets, where sysvinit has a name: a line of sysvinit's never starts there.
+func BusyBox() Script {
+	return Script{Path: layout.ImageInitScript, Data: sysV, Inittab: "::once:" + layout.InittabProgram}
 }
 
 // SysV is the script for sysvinit. Links in /etc/rc?.d would not do: Debian's startpar starts what
 // insserv has written down when the package was installed, and nothing else. Process 1 itself starts
 // the script when it is done with the runlevel.
 func SysV() Script {
-	return Script{Path: "etc/init.d/kairos", Data: sysV, Inittab: "kair:2345:once:/etc/init.d/kairos start"}
+	return Script{Path: layout.ImageInitScript, Data: sysV, Inittab: "kair:2345:once:" + layout.InittabProgram}
 }

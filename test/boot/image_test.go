@@ -12,9 +12,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -47,6 +49,8 @@ type image struct {
 	content     string // what the layers' files say, in their order
 	assets      fs.FS
 	damageState bool
+	portable    bool // disks are raw images before their first boot
+	sectorSize  int64
 }
 
 // kernelTree has the base image's kernel, and what boot files are made from.
@@ -78,7 +82,8 @@ var kernelTree = sync.OnceValues(func() (fstest.MapFS, error) {
 			return nil, err
 		}
 		name := strings.TrimPrefix(h.Name, "./")
-		if h.Typeflag != tar.TypeReg || !strings.HasPrefix(name, "boot/") && !strings.HasPrefix(name, "usr/lib/modules/") {
+		if h.Typeflag != tar.TypeReg ||
+			!strings.HasPrefix(name, "boot/") && !strings.HasPrefix(name, "usr/lib/modules/") {
 			continue
 		}
 		b, err := io.ReadAll(t)
@@ -91,7 +96,8 @@ var kernelTree = sync.OnceValues(func() (fstest.MapFS, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name, path := range map[string]string{"init": layout.ImageInit, "stub.efi": layout.ImageStub} {
+	for name, path := range map[string]string{"init": layout.ImageInit, "stub.efi": layout.ImageStub,
+		"e2fsck": layout.ImageE2fsck} {
 		b, err := fs.ReadFile(a, name)
 		if err != nil {
 			return nil, err
@@ -119,6 +125,12 @@ var probe = sync.OnceValues(func() ([]byte, error) {
 // three below it.
 func makeImage(t *testing.T, n int, cmdline string) *image {
 	t.Helper()
+	return makeImageWith(t, n, cmdline, nil)
+}
+
+// makeImageWith is makeImage with programs in the lowest layer.
+func makeImageWith(t *testing.T, n int, cmdline string, programs map[string][]byte) *image {
+	t.Helper()
 	ctx := context.Background()
 	tree, err := kernelTree()
 	if err != nil {
@@ -142,10 +154,20 @@ func makeImage(t *testing.T, n int, cmdline string) *image {
 		var b bytes.Buffer
 		w := tar.NewWriter(&b)
 		if i == 0 {
-			for _, dir := range []string{"content", "dev", "etc", "etc/ssh", "home", "oem", "opt", "proc", "root", "run", "sbin", "srv", "sys", "tmp", "usr", "usr/local", "usr/local/bin", "var", "var/lib"} {
+			for _, dir := range []string{
+				"content", "dev", "etc", "etc/ssh", "home", "oem", "opt", "proc", "root", "run", "sbin", "srv", "sys",
+				"tmp", "usr", "usr/local", "usr/local/bin", "var", "var/lib",
+			} {
 				add(t, w, &tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}, nil)
 			}
 			add(t, w, &tar.Header{Name: "sbin/init", Mode: 0o755}, init)
+			for _, dir := range []string{"usr/lib", "usr/lib/kairos", layout.ImageBootDir} {
+				add(t, w, &tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}, nil)
+			}
+			add(t, w, &tar.Header{Name: layout.ImageE2fsck, Mode: 0o755}, tree[layout.ImageE2fsck].Data)
+			for _, name := range slices.Sorted(maps.Keys(programs)) {
+				add(t, w, &tar.Header{Name: name, Mode: 0o755}, programs[name])
+			}
 			add(t, w, &tar.Header{Name: "etc/ssh/image", Mode: 0o644}, []byte("image"))
 			add(t, w, &tar.Header{Name: "usr/local/bin/image", Mode: 0o644}, []byte("image"))
 		} else {
@@ -211,7 +233,14 @@ func (img *image) stored(t *testing.T, below string) []disk.File {
 		if rel == ".lock" {
 			return nil
 		}
-		files = append(files, disk.File{Path: below + rel, Size: info.Size(), Open: func() (io.ReadCloser, error) { return os.Open(name) }})
+		files = append(
+			files,
+			disk.File{
+				Path: below + rel,
+				Size: info.Size(),
+				Open: func() (io.ReadCloser, error) { return os.Open(name) },
+			},
+		)
 		return nil
 	})
 	if err != nil {
@@ -223,9 +252,15 @@ func (img *image) stored(t *testing.T, below string) []disk.File {
 // iso writes a live medium for BIOS.
 func (img *image) iso(t *testing.T, label string) string {
 	t.Helper()
-	files := append(img.stored(t, layout.LiveRoot+"/"),
-		disk.Bytes("boot/vmlinuz", img.files.Kernel), disk.Bytes("boot/initrd", img.files.Initrd),
-		disk.Bytes("boot/grub/grub.cfg", []byte("linux /boot/vmlinuz "+img.files.Cmdline+"\ninitrd /boot/initrd\nboot\n")))
+	files := append(
+		img.stored(t, layout.LiveRoot+"/"),
+		disk.Bytes("boot/vmlinuz", img.files.Kernel),
+		disk.Bytes("boot/initrd", img.files.Initrd),
+		disk.Bytes(
+			"boot/grub/grub.cfg",
+			[]byte("linux /boot/vmlinuz "+img.files.Cmdline+"\ninitrd /boot/initrd\nboot\n"),
+		),
+	)
 	m, err := disk.ISO{Volume: label, Time: moment, Files: files,
 		BootHybrid: img.asset(t, "grub/boot_hybrid.img"), ElTorito: img.asset(t, "grub/eltorito.img")}.Image()
 	if err != nil {
@@ -238,9 +273,14 @@ func (img *image) iso(t *testing.T, label string) string {
 func (img *image) disk(t *testing.T, size int64, blessed bool) string {
 	t.Helper()
 	d, err := disk.System{
-		Release: img.release, Store: img.stored(t, ""), UKI: img.files.UKI, Kernel: img.files.Kernel, Initrd: img.files.Initrd, Cmdline: img.files.Cmdline,
-		SystemdBoot: img.asset(t, "systemd-boot.efi"), BootImage: img.asset(t, "grub/boot.img"), CoreImage: img.asset(t, "grub/core.img"),
-		Blessed: blessed, Time: moment, Seed: []byte("test"), Sizes: map[string]int64{"efi": 128 << 20},
+		Release: img.release, Store: img.stored(t, ""), UKI: img.files.UKI, Kernel: img.files.Kernel,
+		Initrd: img.files.Initrd, Cmdline: img.files.Cmdline,
+		SystemdBoot: img.asset(
+			t,
+			"systemd-boot.efi",
+		), BootImage: img.asset(t, "grub/boot.img"), CoreImage: img.asset(t, "grub/core.img"),
+		Blessed: blessed, SectorSize: img.sectorSize, Time: moment, Seed: []byte("test"),
+		Sizes: map[string]int64{"efi": 128 << 20}, Portable: img.portable,
 	}.Disk()
 	if err != nil {
 		t.Fatal(err)

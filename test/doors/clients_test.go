@@ -27,20 +27,37 @@ func TestAllDoorsGiveOneISO(t *testing.T) {
 	buildKairos(t, "--output", "type=iso,dest=kairos.iso", "--output", "type=oci,dest=image.tar")
 
 	socket := filepath.Join(t.TempDir(), "builder.sock")
-	daemon := command(context.Background(), kairosBin, "--root", filepath.Join(toolDir, "daemon"), "--addr", "unix://"+socket, "--oci-worker-net", "host")
+	daemon := command(
+		context.Background(),
+		kairosBin,
+		"--root",
+		filepath.Join(toolDir, "daemon"),
+		"--addr",
+		"unix://"+socket,
+		"--oci-worker-net",
+		"host",
+	)
 	daemon.Args[0] = "buildkitd" // the name under which it is the daemon
-	start(t, daemon)
-	waitFor(t, socket)
+	waitFor(t, socket, start(t, daemon))
 	run(t, tool(t, "buildx"), "create", "--name", "ours", "--driver", "remote", "unix://"+socket)
 
-	buildx(t, "ours", contextDir, "--output", "type=tar,format=iso,dest=tar.iso", "--output", "type=local,format=iso,dest=folder")
+	buildx(
+		t,
+		"ours",
+		contextDir,
+		"--output",
+		"type=tar,format=iso,dest=tar.iso",
+		"--output",
+		"type=local,format=iso,dest=folder",
+	)
 	if out, err := tryRun(inDir(exec.Command("sha256sum", "--check", "os.iso.sha256"), "folder")); err != nil {
 		t.Error(out, err)
 	}
 
 	// A bare type=iso says how to fetch the file, and that command works.
 	log := buildx(t, "ours", contextDir, "--output", "type=iso")
-	fetch := regexp.MustCompile(`docker buildx (history inspect attachment --type \S+ \S+) > os\.iso`).FindStringSubmatch(log)
+	fetch := regexp.MustCompile(`docker buildx (history inspect attachment --type \S+ \S+) > os\.iso`).
+		FindStringSubmatch(log)
 	if fetch == nil {
 		t.Fatalf("no command to fetch the ISO with in\n%s", log)
 	}
@@ -70,7 +87,20 @@ func TestAllDoorsGiveOneISO(t *testing.T) {
 		`format "floppy" is not known`:  "type=tar,format=floppy,dest=none.iso",
 		"push where":                    "type=iso,push=true",
 	} {
-		out, err := tryRun(command(t.Context(), tool(t, "buildx"), "build", "--builder", "ours", "--build-context", baseContext+baseLayout, "--output", output, contextDir))
+		out, err := tryRun(
+			command(
+				t.Context(),
+				tool(t, "buildx"),
+				"build",
+				"--builder",
+				"ours",
+				"--build-context",
+				baseContext+baseLayout,
+				"--output",
+				output,
+				contextDir,
+			),
+		)
 		if err == nil || !strings.Contains(out, want) {
 			t.Errorf("%s: want %q in\n%s", output, want, out)
 		}
@@ -112,7 +142,13 @@ func referrer(t *testing.T, s string) string {
 	if err != nil || len(m.Layers) != 1 || m.Subject == nil || m.Subject.Digest != desc.Digest {
 		t.Fatalf("artifact %+v, %v", m, err)
 	}
-	resp, err := http.Get("http://" + ref.Context().RegistryStr() + "/v2/" + ref.Context().RepositoryStr() + "/blobs/" + m.Layers[0].Digest.String())
+	resp, err := http.Get(
+		"http://" + ref.Context().
+			RegistryStr() +
+			"/v2/" + ref.Context().
+			RepositoryStr() +
+			"/blobs/" + m.Layers[0].Digest.String(),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,8 +167,20 @@ func referrer(t *testing.T, s string) string {
 // A stock buildkitd, of which nothing is ours but the frontend's image.
 func TestStockBuildKit(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "stock.sock")
-	start(t, command(context.Background(), tool(t, "buildkitd"), "--root", filepath.Join(toolDir, "stock"), "--addr", "unix://"+socket, "--oci-worker-net", "host"))
-	waitFor(t, socket)
+	ended := start(
+		t,
+		command(
+			context.Background(),
+			tool(t, "buildkitd"),
+			"--root",
+			filepath.Join(toolDir, "stock"),
+			"--addr",
+			"unix://"+socket,
+			"--oci-worker-net",
+			"host",
+		),
+	)
+	waitFor(t, socket, ended)
 	run(t, tool(t, "buildx"), "create", "--name", "stock", "--driver", "remote", "unix://"+socket)
 	syntax := startRegistry(t) + "/kairos-frontend:test"
 	push(t, "frontend", syntax)
@@ -151,13 +199,34 @@ func TestStockBuildKit(t *testing.T) {
 	boot(t, qemu.UEFI, qemu.Drive{Path: filepath.Join(workDir, "stock-raw/os.raw"), Snapshot: true})
 
 	// The image: the one that our builder makes, with the provenance that the stock frontend makes.
-	buildx(t, "stock", dir, "--provenance", "mode=max", "--output", "type=oci,rewrite-timestamp=true,tar=false,dest=stock-oci")
+	buildx(
+		t,
+		"stock",
+		dir,
+		"--provenance",
+		"mode=max",
+		"--output",
+		"type=oci,rewrite-timestamp=true,tar=false,dest=stock-oci",
+	)
 	statements(t, "stock-oci", "https://slsa.dev/provenance/")
 
 	if out := buildx(t, "stock", dir, "--check"); !strings.Contains(out, "no warnings") {
 		t.Errorf("--check: %s", out)
 	}
-	out, err := tryRun(command(t.Context(), tool(t, "buildx"), "build", "--builder", "stock", "--build-context", baseContext+baseLayout, "--output", "type=iso", dir))
+	out, err := tryRun(
+		command(
+			t.Context(),
+			tool(t, "buildx"),
+			"build",
+			"--builder",
+			"stock",
+			"--build-context",
+			baseContext+baseLayout,
+			"--output",
+			"type=iso",
+			dir,
+		),
+	)
 	if err == nil || !strings.Contains(out, `exporter "iso" could not be found`) {
 		t.Errorf("type=iso on a stock daemon: %s", out)
 	}
@@ -234,23 +303,60 @@ func TestDockerEngine(t *testing.T) {
 	// The engine leaves a mount behind. Registered first, so that it is the last to run.
 	t.Cleanup(func() { _ = syscall.Unmount(filepath.Join(execRoot, "netns/default"), syscall.MNT_DETACH) })
 	// No bridge and no firewall: that is more than a test may change on a machine.
-	engine := command(context.Background(), "dockerd", "--data-root", data, "--exec-root", execRoot,
-		"--pidfile", filepath.Join(t.TempDir(), "pid"), "--host", "unix://"+socket, "--bridge=none", "--iptables=false",
-		"--add-runtime", "test="+tool(t, "runtime"), "--default-runtime", "test")
-	start(t, engine)
-	waitFor(t, socket)
+	engine := command(
+		context.Background(),
+		"dockerd",
+		"--data-root",
+		data,
+		"--exec-root",
+		execRoot,
+		"--pidfile",
+		filepath.Join(t.TempDir(), "pid"),
+		"--host",
+		"unix://"+socket,
+		"--bridge=none",
+		"--iptables=false",
+		"--add-runtime",
+		"test="+tool(t, "runtime"),
+		"--default-runtime",
+		"test",
+	)
+	waitFor(t, socket, start(t, engine))
 	t.Setenv("DOCKER_HOST", "unix://"+socket)
 	docker := dockerCLI(t)
 
 	loadBuilder(t, docker)
 	create := tool(t, "buildx")
-	run(t, create, "create", "--name", "container", "--driver", "docker-container", "--driver-opt", "image=kairos-builder:test,network=host", "unix://"+socket)
+	run(
+		t,
+		create,
+		"create",
+		"--name",
+		"container",
+		"--driver",
+		"docker-container",
+		"--driver-opt",
+		"image=kairos-builder:test,network=host",
+		"unix://"+socket,
+	)
 	t.Cleanup(func() { _, _ = tryRun(command(context.Background(), create, "rm", "container")) })
 	buildx(t, "container", contextDir, "--output", "type=tar,format=iso,dest=container.iso")
 	boot(t, qemu.UEFI, qemu.Drive{Path: filepath.Join(workDir, "container.iso"), Snapshot: true})
 
 	buildKairos(t, "--tag", "kairos-test/os:v1", "--load")
-	out := run(t, docker, "run", "--name", "changed", "--network", "none", "kairos-test/os:v1", "sh", "-c", "cat /usr/lib/demo/file && echo changed > /usr/lib/demo/file")
+	out := run(
+		t,
+		docker,
+		"run",
+		"--name",
+		"changed",
+		"--network",
+		"none",
+		"kairos-test/os:v1",
+		"sh",
+		"-c",
+		"cat /usr/lib/demo/file && echo changed > /usr/lib/demo/file",
+	)
 	t.Cleanup(func() { _, _ = tryRun(command(context.Background(), docker, "rm", "-f", "changed")) })
 	if !strings.Contains(out, "from the Dockerfile") {
 		t.Errorf("docker run: %s", out)

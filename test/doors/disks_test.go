@@ -22,7 +22,16 @@ func TestDisks(t *testing.T) {
 	buildKairos(t, "--output", "type=oci,dest=disk-image.tar")
 	for _, format := range []string{"raw", "qcow2"} {
 		output := fmt.Sprintf("type=%s,dest=first.%s", format, format)
-		c := command(t.Context(), kairosBin, "export", "--cache", filepath.Join(toolDir, "disks"), "--output", output, "oci-archive:disk-image.tar")
+		c := command(
+			t.Context(),
+			kairosBin,
+			"export",
+			"--cache",
+			filepath.Join(toolDir, "disks"),
+			"--output",
+			output,
+			"oci-archive:disk-image.tar",
+		)
 		// Whatever the image's size: the layers of this one are larger than that together.
 		if kb := memoryOf(t, c); kb == 0 || kb > 300_000 {
 			t.Errorf("%s: the export took %d kB of memory", format, kb)
@@ -32,20 +41,57 @@ func TestDisks(t *testing.T) {
 	}
 	checkDisk(t, filepath.Join(workDir, "first.raw"))
 
-	out, err := tryRun(command(t.Context(), kairosBin, "export", "--output", "type=raw,size=100M,dest=small.raw", "oci-archive:disk-image.tar"))
+	out, err := tryRun(
+		command(
+			t.Context(),
+			kairosBin,
+			"export",
+			"--output",
+			"type=raw,size=100M,dest=small.raw",
+			"oci-archive:disk-image.tar",
+		),
+	)
 	if err == nil || !regexp.MustCompile(`too small for this image: use size=\d+M or more`).MatchString(out) {
 		t.Errorf("a disk that is too small: %v\n%s", err, out)
 	}
 
 	big := filepath.Join(workDir, "big.qcow2")
 	run(t, "qemu-img", "create", "-f", "qcow2", "-F", "qcow2", "-b", filepath.Join(workDir, "first.qcow2"), big, "8G")
-	vm := boot(t, qemu.UEFI, qemu.Drive{Path: big, Format: "qcow2"})
+	// The disk was written without a config: it takes the one of a volume that is attached, and keeps it.
+	vm := boot(t, qemu.UEFI, qemu.Drive{Path: big, Format: "qcow2"}, qemu.Drive{Path: seed(t), CDROM: true})
 	vm.RootShell()
+	got := vm.Check("hostname; cat /etc/attached; stat -c %a /oem/5*cidata*")
+	if got != "from-a-volume\nyes\n600\n600" {
+		t.Errorf("the attached config: %q", got)
+	}
 	size, err := strconv.ParseInt(strings.TrimSpace(vm.Check("df -B1 --output=size /usr/local | tail -1")), 10, 64)
-	if err != nil || size < 5<<30 {
+	if err != nil || size < 9<<29 {
 		t.Errorf("/usr/local has %d bytes on a disk of 8 GiB, %v", size, err)
 	}
+	// A fifth of the disk is STATE's, as after an installation.
+	state := vm.Check("df -B1 --output=size /run/kairos/store | tail -1")
+	size, err = strconv.ParseInt(strings.TrimSpace(state), 10, 64)
+	if err != nil || size < 3<<29 {
+		t.Errorf("STATE has %d bytes on a disk of 8 GiB, %v", size, err)
+	}
 	boot(t, qemu.BIOS, qemu.Drive{Path: filepath.Join(workDir, "first.raw"), Snapshot: true})
+}
+
+// seed makes a volume as cloud-init's NoCloud has it.
+func seed(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"meta-data": "instance-id: i\nlocal-hostname: from-a-volume\n",
+		"user-data": "#cloud-config\nwrite_files: [{path: /etc/attached, content: \"yes\\n\"}]\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	image := filepath.Join(t.TempDir(), "seed.iso")
+	run(t, "genisoimage", "-quiet", "-output", image, "-volid", "cidata", "-joliet", "-rock", dir)
+	return image
 }
 
 // memoryOf runs a command and returns the most memory that it had, in kB. The kernel's own
@@ -83,13 +129,15 @@ func checkDisk(t *testing.T, disk string) {
 	if out := run(t, "sgdisk", "-v", disk); !strings.Contains(out, "No problems found") {
 		t.Errorf("sgdisk: %s", out)
 	}
-	entries := regexp.MustCompile(`(?m)^\s+(\d+)\s+(\d+)\s+(\d+)\s.*\s(\S+)$`).FindAllStringSubmatch(run(t, "sgdisk", "-p", disk), -1)
+	entries := regexp.MustCompile(`(?m)^\s+(\d+)\s+(\d+)\s+(\d+)\s.*\s(\S+)$`).
+		FindAllStringSubmatch(run(t, "sgdisk", "-p", disk), -1)
 	if len(entries) != 6 {
 		t.Fatalf("%d partitions, want 6", len(entries))
 	}
 	for _, e := range entries {
 		checker := map[string][]string{
-			"efi": {"fsck.vfat", "-n"}, "oem": {"e2fsck", "-fn"}, "recovery": {"e2fsck", "-fn"}, "state": {"e2fsck", "-fn"}, "persistent": {"e2fsck", "-fn"},
+			"efi": {"fsck.vfat", "-n"}, "oem": {"e2fsck", "-fn"}, "recovery": {"e2fsck", "-fn"},
+			"state": {"e2fsck", "-fn"}, "persistent": {"e2fsck", "-fn"},
 		}[e[4]]
 		if checker == nil {
 			continue
@@ -97,7 +145,15 @@ func checkDisk(t *testing.T, disk string) {
 		first, _ := strconv.ParseInt(e[2], 10, 64)
 		last, _ := strconv.ParseInt(e[3], 10, 64)
 		part := filepath.Join(workDir, "partition")
-		copyOut := exec.Command("dd", "if="+disk, "of="+part, "bs=512", "conv=sparse", fmt.Sprint("skip=", first), fmt.Sprint("count=", last-first+1))
+		copyOut := exec.Command(
+			"dd",
+			"if="+disk,
+			"of="+part,
+			"bs=512",
+			"conv=sparse",
+			fmt.Sprint("skip=", first),
+			fmt.Sprint("count=", last-first+1),
+		)
 		if out, err := tryRun(copyOut); err != nil {
 			t.Fatal(out, err)
 		}

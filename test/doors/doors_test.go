@@ -82,7 +82,12 @@ func writeDockerfile(dir, syntax string) error {
 // command is a program with an environment that is the test's alone.
 func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, name, args...)
-	c.Env = append(os.Environ(), "SOURCE_DATE_EPOCH="+epoch, "DOCKER_CONFIG=/nonexistent", "BUILDX_CONFIG="+filepath.Join(workDir, "buildx"))
+	c.Env = append(
+		os.Environ(),
+		"SOURCE_DATE_EPOCH="+epoch,
+		"DOCKER_CONFIG=/nonexistent",
+		"BUILDX_CONFIG="+filepath.Join(workDir, "buildx"),
+	)
 	c.Dir = workDir
 	return c
 }
@@ -93,7 +98,12 @@ func tryRun(c *exec.Cmd) (string, error) {
 	c.Stdout, c.Stderr = &out, &out
 	if err := c.Run(); err != nil {
 		lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-		return out.String(), fmt.Errorf("%s: %w\n%s", strings.Join(c.Args, " "), err, strings.Join(lines[max(0, len(lines)-40):], "\n"))
+		return out.String(), fmt.Errorf(
+			"%s: %w\n%s",
+			strings.Join(c.Args, " "),
+			err,
+			strings.Join(lines[max(0, len(lines)-40):], "\n"),
+		)
 	}
 	return out.String(), nil
 }
@@ -109,10 +119,12 @@ func run(t *testing.T, name string, args ...string) string {
 	return out
 }
 
-// start runs a daemon until the test ends.
-func start(t *testing.T, c *exec.Cmd) {
+// start runs a daemon until the test ends. The channel is closed when the daemon has ended.
+func start(t *testing.T, c *exec.Cmd) <-chan struct{} {
 	t.Helper()
-	log, err := os.Create(filepath.Join(workDir, strings.ReplaceAll(t.Name(), "/", "-")+"-"+filepath.Base(c.Args[0])+".log"))
+	log, err := os.Create(
+		filepath.Join(workDir, strings.ReplaceAll(t.Name(), "/", "-")+"-"+filepath.Base(c.Args[0])+".log"),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,10 +132,10 @@ func start(t *testing.T, c *exec.Cmd) {
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
+	done := make(chan struct{})
+	go func() { _ = c.Wait(); close(done) }()
 	t.Cleanup(func() {
 		_ = c.Process.Signal(syscall.SIGTERM)
-		done := make(chan struct{})
-		go func() { _ = c.Wait(); close(done) }()
 		select {
 		case <-done:
 		case <-time.After(30 * time.Second):
@@ -132,19 +144,23 @@ func start(t *testing.T, c *exec.Cmd) {
 		}
 		log.Close()
 	})
+	return done
 }
 
-// waitFor waits for a socket.
-func waitFor(t *testing.T, socket string) {
+// waitFor waits for a daemon's socket.
+func waitFor(t *testing.T, socket string, ended <-chan struct{}) {
 	t.Helper()
-	for range 300 {
+	for {
 		if c, err := net.Dial("unix", socket); err == nil {
 			c.Close()
 			return
 		}
-		time.Sleep(100 * time.Millisecond)
+		select {
+		case <-ended:
+			t.Fatalf("nothing listens on %s: the daemon has ended", socket)
+		case <-time.After(100 * time.Millisecond):
+		}
 	}
-	t.Fatalf("nothing listens on %s", socket)
 }
 
 // tools are others' programs, built from their modules.
@@ -193,7 +209,9 @@ func startRegistry(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &http.Server{Handler: registry.New(registry.WithReferrersSupport(true), registry.Logger(log.New(io.Discard, "", 0)))}
+	s := &http.Server{
+		Handler: registry.New(registry.WithReferrersSupport(true), registry.Logger(log.New(io.Discard, "", 0))),
+	}
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { _ = s.Close() })
 	return "localhost:" + fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
@@ -211,8 +229,11 @@ func buildx(t *testing.T, builder, dir string, args ...string) string {
 // buildKairos builds the context with `kairos build`.
 func buildKairos(t *testing.T, args ...string) string {
 	t.Helper()
-	return run(t, kairosBin, append(append([]string{"build", "--progress", "plain", "--root", filepath.Join(toolDir, "state"),
-		"--build-context", baseContext + baseLayout}, args...), contextDir)...)
+	return run(
+		t,
+		kairosBin,
+		append(append([]string{"build", "--progress", "plain", "--root", filepath.Join(toolDir, "state"),
+			"--build-context", baseContext + baseLayout}, args...), contextDir)...)
 }
 
 func export(t *testing.T, args ...string) string {
@@ -224,16 +245,17 @@ func export(t *testing.T, args ...string) string {
 func same(t *testing.T, first string, others ...string) {
 	t.Helper()
 	for _, other := range others {
-		if out, err := tryRun(command(t.Context(), "cmp", filepath.Join(workDir, first), filepath.Join(workDir, other))); err != nil {
+		out, err := tryRun(command(t.Context(), "cmp", filepath.Join(workDir, first), filepath.Join(workDir, other)))
+		if err != nil {
 			t.Errorf("%s and %s differ: %s", first, other, out)
 		}
 	}
 }
 
 // boot boots a medium to its login prompt.
-func boot(t *testing.T, firmware qemu.Firmware, d qemu.Drive) *vmtest.VM {
+func boot(t *testing.T, firmware qemu.Firmware, drives ...qemu.Drive) *vmtest.VM {
 	t.Helper()
-	vm := vmtest.Start(t, qemu.Machine{Firmware: firmware, NoReboot: true, Drives: []qemu.Drive{d}})
+	vm := vmtest.Start(t, qemu.Machine{Firmware: firmware, NoReboot: true, Drives: drives})
 	vm.WaitLogin()
 	return vm
 }

@@ -23,7 +23,15 @@ import (
 func TestAttestationsSurvive(t *testing.T) {
 	generator := startRegistry(t) + "/scanner:test"
 	pushScanner(t, generator)
-	buildKairos(t, "--provenance", "mode=max", "--sbom", "generator="+generator, "--output", "type=oci,tar=false,dest=attested")
+	buildKairos(
+		t,
+		"--provenance",
+		"mode=max",
+		"--sbom",
+		"generator="+generator,
+		"--output",
+		"type=oci,tar=false,dest=attested",
+	)
 	statements(t, "attested", "https://slsa.dev/provenance/")
 	statements(t, "attested", "https://spdx.dev/Document")
 }
@@ -52,7 +60,9 @@ func pushScanner(t *testing.T, to string) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
+	layer, err := tarball.LayerFromOpener(
+		func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil },
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func TestBoot(t *testing.T) {
 		name     string
 		firmware qemu.Firmware
 		drive    qemu.Drive
-		check    func(*testing.T, *vmtest.VM, int)
+		check    func(*testing.T, *vmtest.VM)
 	}{
 		{"UEFI-cdrom", qemu.UEFI, cdrom(img.iso), checkSystem},
 		{"UEFI-disk", qemu.UEFI, disk(img.iso, qemu.Virtio), nil},
@@ -39,23 +39,22 @@ func TestBoot(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			ssh := vmtest.FreePort(t)
 			vm := vmtest.Start(t, qemu.Machine{
 				Firmware: tc.firmware, NoReboot: true, Drives: []qemu.Drive{tc.drive},
-				Forwards: []qemu.Forward{{Host: ssh, Guest: 22}},
+				Forwards: []qemu.Forward{{Guest: 22}},
 			})
 			if tc.check == nil {
 				vm.WaitLogin()
 				return
 			}
 			rootShell(vm)
-			tc.check(t, vm, ssh)
+			tc.check(t, vm)
 		})
 	}
 }
 
 // checkSystem looks at a system that has booted.
-func checkSystem(t *testing.T, vm *vmtest.VM, ssh int) {
+func checkSystem(t *testing.T, vm *vmtest.VM) {
 	checkRoot(t, vm)
 
 	if out, exit := vm.Run("touch /file"); exit == 0 || !strings.Contains(out, "Read-only file system") {
@@ -86,7 +85,7 @@ func checkSystem(t *testing.T, vm *vmtest.VM, ssh int) {
 	if shadow := vm.Check("getent shadow " + user); !strings.HasPrefix(shadow, user+":"+passwordHash+":") {
 		t.Errorf("the account from the build secret is %q", shadow)
 	}
-	checkSSH(t, ssh)
+	checkSSH(t, vm.Port(22))
 }
 
 func atoi(t *testing.T, s string) int {
@@ -98,35 +97,58 @@ func atoi(t *testing.T, s string) int {
 	return n
 }
 
-// checkRoot checks that / is a read-only overlay, of which every layer is an EROFS on a
-// device-mapper device over a read-only loop device.
+// checkRoot checks that / is a read-only overlay of layers, each on a device-mapper device over a read-only loop
+// device, and that nothing but / shows them.
 func checkRoot(t *testing.T, vm *vmtest.VM) {
 	t.Helper()
 	mounts := mountTable(vm.Check("cat /proc/self/mountinfo"))
 	root := mounts["/"]
-	if root.fs != "overlay" || !root.has("ro") {
+	if root.fs != "overlay" || !root.has("ro") || root.value("upperdir") != "" {
 		t.Errorf("/ is %+v, want a read-only overlay", root)
 	}
 	lowers := strings.Split(root.value("lowerdir"), ":")
-	layers := vm.Check("ls -d /run/kairos/layers/*")
-	if len(lowers) < 2 || len(lowers) != len(strings.Fields(layers)) {
-		t.Fatalf("/ has the lower layers %q, mounted are\n%s", lowers, layers)
+	if len(lowers) < 2 {
+		t.Fatalf("/ has the lower layers %q", lowers)
 	}
-	if root.value("upperdir") != "" {
-		t.Errorf("/ has an upper layer: %+v", root)
-	}
-	for _, lower := range lowers {
-		m := mounts[lower]
-		if m.fs != "erofs" || !m.has("ro") || !strings.HasPrefix(m.source, "/dev/dm-") {
-			t.Errorf("layer %s is %+v, want EROFS on device mapper", lower, m)
-			continue
-		}
-		dm := "/sys/block/" + strings.TrimPrefix(m.source, "/dev/")
-		vm.Check("test $(cat " + dm + "/ro) = 1 && ls " + dm + "/slaves | grep -q loop")
+	for i := range lowers {
+		vm.Check(
+			fmt.Sprintf(
+				"dm=$(dirname $(grep -lx kairos-layer-%d /sys/block/dm-*/dm/name))/.. "+
+					"&& test $(cat $dm/ro) = 1 && ls $dm/slaves | grep -q loop",
+				i,
+			),
+		)
 	}
 	// The module counts its users: one for each device.
 	if n := atoi(t, vm.Check("cat /sys/module/dm_verity/refcnt")); n < len(lowers) {
 		t.Errorf("dm_verity has %d users, want one for each of %d layers", n, len(lowers))
+	}
+	for dir, m := range mounts {
+		if m.fs == "erofs" {
+			t.Errorf("the layer %s is mounted on %s", m.source, dir)
+		}
+		if m.fs == "iso9660" && !strings.HasPrefix(dir, "/run/kairos/private/") {
+			t.Errorf("the medium is mounted on %s, where everybody looks", dir)
+		}
+	}
+	// What systemd knows of the layers, it asks udev about.
+	out, _ := vm.Run("systemctl list-units --all --plain --no-legend --full | grep -E " +
+		"'dev-(loop|dm).*device|run-kairos-(private-)?(layers|ephemeral|image)'")
+	if out != "" {
+		t.Errorf("systemd has units of the layers:\n%s", out)
+	}
+	vm.Check("ls /run/kairos/store/")
+	const nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups "
+	vm.Check(nobody + "test -r /run/kairos/boot.json")
+	for _, dir := range []string{"/run/kairos/private", "/run/kairos/store/", "/run/kairos/store/kairos"} {
+		if out, code := vm.Run(nobody + "ls " + dir); code == 0 || !strings.Contains(out, "Permission denied") {
+			t.Errorf("ls %s as nobody: exit code %d, %s", dir, code, out)
+		}
+	}
+	// Whatever a user may read and run there, it is none of these.
+	if out, _ := vm.Run(nobody +
+		"sh -c 'grep -rsl -e passwd -e \\$6\\$ /run/kairos; find /run/kairos -perm /6000 2>/dev/null'"); out != "" {
+		t.Errorf("nobody finds below /run/kairos:\n%s", out)
 	}
 }
 
@@ -159,7 +181,11 @@ func mountTable(mountinfo string) map[string]mount {
 	for line := range strings.Lines(mountinfo) {
 		before, after, _ := strings.Cut(line, " - ")
 		b, a := strings.Fields(before), strings.Fields(after)
-		mounts[b[4]] = mount{fs: a[0], source: a[1], options: append(strings.Split(b[5], ","), strings.Split(a[2], ",")...)}
+		mounts[b[4]] = mount{
+			fs:      a[0],
+			source:  a[1],
+			options: append(strings.Split(b[5], ","), strings.Split(a[2], ",")...),
+		}
 	}
 	return mounts
 }
@@ -228,13 +254,16 @@ type blobOnISO struct {
 // largestBlob finds the largest layer on an ISO, by xorriso.
 func largestBlob(t *testing.T, iso string) blobOnISO {
 	t.Helper()
-	out, err := exec.Command("xorriso", "-indev", iso, "-find", "/kairos/blobs", "-name", "*.erofs", "-exec", "report_lba", "--").Output()
+	out, err := exec.Command("xorriso", "-indev", iso, "-find", "/kairos/blobs", "-name", "*.erofs", "-exec",
+		"report_lba", "--").
+		Output()
 	if err != nil {
 		t.Fatalf("xorriso: %v", err)
 	}
 	var best blobOnISO
 	// File data lba:  0 ,     1234 ,    56789 , 116303872 , '/kairos/blobs/sha256/ab/ab….erofs'
-	for _, m := range regexp.MustCompile(`lba: +\d+ , +(\d+) , +\d+ , +(\d+) , '.*/([0-9a-f]{64})\.erofs'`).FindAllStringSubmatch(string(out), -1) {
+	blobs := regexp.MustCompile(`lba: +\d+ , +(\d+) , +\d+ , +(\d+) , '.*/([0-9a-f]{64})\.erofs'`)
+	for _, m := range blobs.FindAllStringSubmatch(string(out), -1) {
 		if size := int64(atoi(t, m[2])); size > best.size {
 			best = blobOnISO{name: m[3], offset: int64(atoi(t, m[1])) * 2048, size: size}
 		}

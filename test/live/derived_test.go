@@ -30,15 +30,18 @@ func randomBytes(n int) []byte {
 // else is different.
 func TestDerived(t *testing.T) {
 	img := get(t, derived)
-	if strings.Contains(img.log, "made anew") {
-		t.Error("the boot files were made anew, for a kernel that is the same")
+	if strings.Contains(img.log, "are regenerated") {
+		t.Error("the boot files were regenerated, for a kernel that is the same")
 	}
 	want := listImage(t, img)
 
 	iso := copyFile(t, img.iso)
 	random := randomBytes(64 << 10)
 	flip(t, iso, find(t, iso, random[32<<10:][:64]))
-	vm := vmtest.Start(t, qemu.Machine{Firmware: qemu.UEFI, NoReboot: true, Drives: []qemu.Drive{disk(iso, qemu.NVMe)}})
+	vm := vmtest.Start(
+		t,
+		qemu.Machine{Firmware: qemu.UEFI, NoReboot: true, Drives: []qemu.Drive{disk(iso, qemu.NVMe)}},
+	)
 	rootShell(vm)
 	checkRoot(t, vm)
 	table := vm.Check("dmsetup table")
@@ -83,7 +86,10 @@ func listImage(t *testing.T, img image) string {
 
 // lines splits a listing, without the lines on one file.
 func lines(s, without string) []string {
-	return slices.DeleteFunc(strings.Split(strings.TrimSpace(s), "\n"), func(l string) bool { return strings.Contains(l, without) })
+	return slices.DeleteFunc(
+		strings.Split(strings.TrimSpace(s), "\n"),
+		func(l string) bool { return strings.Contains(l, without) },
+	)
 }
 
 func compareLists(t *testing.T, want, got []string) {
@@ -95,7 +101,11 @@ func compareLists(t *testing.T, want, got []string) {
 	if len(missing)+len(extra) == 0 {
 		return
 	}
-	t.Errorf("the machine's tree is not the container's: %d lines only in the container's, %d only in the machine's", len(missing), len(extra))
+	t.Errorf(
+		"the machine's tree is not the container's: %d lines only in the container's, %d only in the machine's",
+		len(missing),
+		len(extra),
+	)
 	for _, l := range missing[:min(len(missing), 25)] {
 		t.Log("container: ", l)
 	}
@@ -127,14 +137,17 @@ func find(t *testing.T, file string, content []byte) int64 {
 	return int64(at)
 }
 
-// A plain Dockerfile that changes the kernel: the exporter makes the boot files anew, says so, and
+// A plain Dockerfile that changes the kernel: the exporter regenerates the boot files, says so, and
 // the other kernel boots, from a USB stick.
 func TestOtherKernel(t *testing.T) {
 	img := get(t, otherKernel)
-	if !strings.Contains(img.log, "boot files are made anew") {
-		t.Errorf("the build does not say that boot files are made anew:\n%s", tail(img.log, 30))
+	if !strings.Contains(img.log, "boot files are regenerated") {
+		t.Errorf("the build does not say that boot files are regenerated:\n%s", tail(img.log, 30))
 	}
-	vm := vmtest.Start(t, qemu.Machine{Firmware: qemu.UEFI, NoReboot: true, Drives: []qemu.Drive{disk(img.iso, qemu.USB)}})
+	vm := vmtest.Start(
+		t,
+		qemu.Machine{Firmware: qemu.UEFI, NoReboot: true, Drives: []qemu.Drive{disk(img.iso, qemu.USB)}},
+	)
 	rootShell(vm)
 	checkRoot(t, vm)
 	if version := vm.Check("uname -r"); strings.Contains(version, "cloud") {

@@ -209,12 +209,23 @@ func TestDamagedLayer(t *testing.T) {
 	source := t.TempDir()
 	write(t, filepath.Join(source, "Dockerfile"), "# syntax=kairos\nFROM damaged\n")
 	out := t.TempDir()
-	log, err := runKairos("build", "--progress", "plain", "--root", t.TempDir(), "--build-context", "damaged=oci-layout://"+dir,
-		"--output", "type=iso,dest="+out+"/os.iso", source)
+	log, err := runKairos(
+		"build",
+		"--progress",
+		"plain",
+		"--root",
+		t.TempDir(),
+		"--build-context",
+		"damaged=oci-layout://"+dir,
+		"--output",
+		"type=iso,dest="+out+"/os.iso",
+		source,
+	)
 	if err == nil {
 		t.Fatal("it succeeds")
 	}
-	if message := lastError(log); !strings.Contains(message, "digest") && !strings.Contains(message, "checksum") && !strings.Contains(message, "corrupt") {
+	if message := lastError(log); !strings.Contains(message, "digest") && !strings.Contains(message, "checksum") &&
+		!strings.Contains(message, "corrupt") {
 		t.Errorf("the error does not say that the layer is damaged:\n%s", message)
 	}
 	checkEmpty(t, out)

@@ -27,7 +27,9 @@ func TestInterrupt(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			state, out, source := t.TempDir(), t.TempDir(), t.TempDir()
 			write(t, filepath.Join(source, "Dockerfile"), "# syntax=kairos\nFROM debian:trixie\n"+tc.step+"\n")
-			cmd := exec.Command(kairosBin, buildArgs("--root", state, "--output", "type=iso,dest="+out+"/os.iso", source)...)
+			cmd := exec.Command(
+				kairosBin,
+				buildArgs("--root", state, "--output", "type=iso,dest="+out+"/os.iso", source)...)
 			// A process group of its own, as a shell makes it for what runs in the foreground.
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 			log := &lockedBuffer{}

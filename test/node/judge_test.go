@@ -53,7 +53,13 @@ func newJudge(t *testing.T, firmware qemu.Firmware, path string) *judge {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	return &judge{firmware: firmware, disk: f, scratch: filepath.Dir(path), known: bootFiles{}, blobs: map[blobKey]error{}}
+	return &judge{
+		firmware: firmware,
+		disk:     f,
+		scratch:  filepath.Dir(path),
+		known:    bootFiles{},
+		blobs:    map[blobKey]error{},
+	}
 }
 
 // WriteAt changes the disk.
@@ -87,7 +93,8 @@ func (j *judge) visible() (bool, error) {
 
 // partitions reads the partition table.
 func (j *judge) partitions() error {
-	out, err := exec.Command("partx", "--noheadings", "--raw", "--output", "START,SECTORS,NAME", j.disk.Name()).CombinedOutput()
+	out, err := exec.Command("partx", "--noheadings", "--raw", "--output", "START,SECTORS,NAME", j.disk.Name()).
+		CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("partx: %w: %s", err, out)
 	}
@@ -185,7 +192,12 @@ func (j *judge) boots() error {
 		return fmt.Errorf("the loader starts only %v", order)
 	}
 	if first := order[0].ID; j.newBoot != "" && first != j.newBoot && first != j.oldBoot {
-		return fmt.Errorf("the loader starts release %s first, neither the old one %s nor the new one %s", first, j.oldBoot, j.newBoot)
+		return fmt.Errorf(
+			"the loader starts release %s first, neither the old one %s nor the new one %s",
+			first,
+			j.oldBoot,
+			j.newBoot,
+		)
 	}
 	return nil
 }
@@ -216,7 +228,9 @@ func (j *judge) mounted(image string, at, size int64, fs string, do func(dir str
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	out, err := exec.Command("mount", "-t", fs, "-o", fmt.Sprintf("ro,loop,offset=%d,sizelimit=%d", at, size), image, dir).CombinedOutput()
+	out, err := exec.Command("mount", "-t", fs, "-o", fmt.Sprintf("ro,loop,offset=%d,sizelimit=%d", at, size), image,
+		dir).
+		CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("mount: %w: %s", err, out)
 	}

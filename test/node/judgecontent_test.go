@@ -69,7 +69,9 @@ func (j *judge) checkESP(p *part) (espContent, error) {
 
 // fsckFAT runs fsck.vfat on the ESP.
 func (j *judge) fsckFAT(p *part, esp espContent) error {
-	out, err := exec.Command("losetup", "--find", "--show", "--read-only", "--offset", fmt.Sprint(p.start), "--sizelimit", fmt.Sprint(p.size), j.disk.Name()).CombinedOutput()
+	out, err := exec.Command("losetup", "--find", "--show", "--read-only", "--offset", fmt.Sprint(p.start),
+		"--sizelimit", fmt.Sprint(p.size), j.disk.Name()).
+		CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("losetup: %w: %s", err, out)
 	}
@@ -155,7 +157,8 @@ func (j *judge) copyFAT(p *part, from, dir string) error {
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return err
 	}
-	out, err := exec.Command("mcopy", "-n", "-Q", "-i", fmt.Sprintf("%s@@%d", j.disk.Name(), p.start), "::"+from, to).CombinedOutput()
+	out, err := exec.Command("mcopy", "-n", "-Q", "-i", fmt.Sprintf("%s@@%d", j.disk.Name(), p.start), "::"+from, to).
+		CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("mcopy %s: %w: %s", from, err, out)
 	}
@@ -181,7 +184,12 @@ func (j *judge) readBootFiles(p *part, dir string, e klayout.Entry, files map[st
 	if err != nil {
 		return err
 	}
-	files["uki/"+e.ID] = sha256.Sum256(b)
+	// What the boot menu shows of it changes with its role, a sector at a time.
+	plain, err := uki.Replace(b, uki.OSRel, klayout.EntryOSRelease("", ""))
+	if err != nil {
+		return err
+	}
+	files["uki/"+e.ID] = sha256.Sum256(plain)
 	sections, err := uki.Sections(b)
 	if err != nil {
 		return err

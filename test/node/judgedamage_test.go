@@ -24,7 +24,9 @@ func seesDamage(t *testing.T, j *judge) {
 			if err := os.MkdirAll(dir, 0o755); err != nil {
 				return err
 			}
-			if err := run("mount", "-t", "ext4", "-o", fmt.Sprintf("loop,offset=%d,sizelimit=%d", p.start, p.size), j.disk.Name(), dir); err != nil {
+			err := run("mount", "-t", "ext4", "-o", fmt.Sprintf("loop,offset=%d,sizelimit=%d", p.start, p.size),
+				j.disk.Name(), dir)
+			if err != nil {
 				return err
 			}
 			defer unix.Unmount(dir, 0)
@@ -36,14 +38,17 @@ func seesDamage(t *testing.T, j *judge) {
 		do         func(p *part) error
 		says       string
 	}{
-		{"a byte of a layer", "state", inExt4(`f=$(find blobs -name '*.erofs' -size +1M | head -n 1); printf x | dd of=$f bs=1 seek=500000 conv=notrunc`), "layer sha256:"},
+		{"a byte of a layer", "state",
+			inExt4(`f=$(find blobs -name '*.erofs' -size +1M | head -n 1); ` +
+				`printf x | dd of=$f bs=1 seek=500000 conv=notrunc`), "layer sha256:"},
 		{"release.json", "recovery", inExt4(`truncate -s 100 releases/*/release.json`), "is damaged: "},
 		{"a byte of a boot file", "efi", func(p *part) error {
 			return j.copiedFAT(p, func(dir string) error {
 				if err := j.copyFAT(p, klayout.GrubKernelDir+"/"+j.part("efi").esp.order[0].ID+"/*", dir); err != nil {
 					return err
 				}
-				return run("sh", "-euc", "cd "+dir+"; for f in "+klayout.UKIDir+"/*.efi "+klayout.GrubKernelDir+"/*/initrd; do printf x | dd of=$f bs=1 seek=1000000 conv=notrunc; "+
+				return run("sh", "-euc", "cd "+dir+"; for f in "+klayout.UKIDir+"/*.efi "+klayout.GrubKernelDir+
+					"/*/initrd; do printf x | dd of=$f bs=1 seek=1000000 conv=notrunc; "+
 					fmt.Sprintf("mcopy -o -i %s@@%d $f ::$f; done", j.disk.Name(), p.start))
 			})
 		}, "neither the old nor the new file"},
@@ -52,7 +57,8 @@ func seesDamage(t *testing.T, j *judge) {
 			return err
 		}, "fsck.vfat"},
 		{"a folder of OEM", "oem", func(p *part) error {
-			return exec.Command("debugfs", "-w", "-R", "clri <11>", fmt.Sprintf("%s?offset=%d", j.disk.Name(), p.start)).Run()
+			return exec.Command("debugfs", "-w", "-R", "clri <11>",
+				fmt.Sprintf("%s?offset=%d", j.disk.Name(), p.start)).Run()
 		}, "e2fsck"},
 	} {
 		if err := j.state(); err != nil && strings.Contains(err.Error(), c.says) {

@@ -41,8 +41,8 @@ var inFlightFAT = []*regexp.Regexp{
 	regexp.MustCompile(`^Reclaimed \d+ unused clusters? \(\d+ bytes\)\.?$`),
 }
 
-// unusedFAT are the files and folders that no loader looks at. Where writes were on their way, they may be anything, and
-// the next command takes away their names without a look at the rest.
+// unusedFAT are the files and folders that no loader looks at. Where writes were on their way, they may be anything,
+// and the next command takes away their names without a look at the rest.
 func unusedFAT(used []klayout.Entry) func(path string) bool {
 	return func(path string) bool {
 		if strings.HasSuffix(path, ".tmp") {
@@ -50,7 +50,8 @@ func unusedFAT(used []klayout.Entry) func(path string) bool {
 		}
 		inside, ok := strings.CutPrefix(path, "/"+klayout.GrubKernelDir+"/")
 		id, _, _ := strings.Cut(inside, "/")
-		return ok && klayout.ValidID(id) && !slices.ContainsFunc(used, func(e klayout.Entry) bool { return e.ID == id })
+		return ok && klayout.ValidID(id) &&
+			!slices.ContainsFunc(used, func(e klayout.Entry) bool { return e.ID == id })
 	}
 }
 

@@ -30,10 +30,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/internal/qemu"
 	"github.com/kairos-buildkit/kairos/internal/vmtest"
 	klayout "github.com/kairos-buildkit/kairos/layout"
-	"github.com/kairos-buildkit/kairos/node"
 )
 
 // Paths from this folder.
@@ -109,7 +109,8 @@ func derived(t *testing.T, name, instructions string) string {
 func derivedFrom(t *testing.T, base, name, instructions string) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM example\n"+instructions+"\n"), 0o644); err != nil {
+	err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM example\n"+instructions+"\n"), 0o644)
+	if err != nil {
 		t.Fatal(err)
 	}
 	img, err := buildImage(name, dir, "--build-context", "example=oci-layout://"+base)
@@ -152,6 +153,21 @@ func makeMedium(name, oci string) (string, error) {
 	if made(iso) {
 		return iso, nil
 	}
+	file, err := configFile(name, `install:
+  auto: true
+  device: auto
+  poweroff: true
+  bind_mounts: [/var/lib/app]
+`)
+	if err != nil {
+		return "", err
+	}
+	return iso, run(kairosBin, "export", "-o", "type=iso,dest="+iso, "--cloud-config", file, "oci-layout:"+oci)
+}
+
+// configFile writes the config that all these machines get, with the first one of the Kairos project's documentation
+// in it, and with a block for the installation.
+func configFile(name, install string) (string, error) {
 	key, err := sshKey()
 	if err != nil {
 		return "", err
@@ -161,8 +177,11 @@ func makeMedium(name, oci string) (string, error) {
 		return "", err
 	}
 	config := `#cloud-config
-hostname: node1
+hostname: node-{{ trunc 4 .MachineID }}
 users:
+  - name: kairos
+    passwd: kairos
+    groups: [admin]
   - name: tester
     shell: /bin/bash
     ssh_authorized_keys: ["` + strings.TrimSpace(string(pub)) + `"]
@@ -170,19 +189,41 @@ write_files:
   - path: /etc/from-config
     content: "from config\n"
     permissions: "0600"
+  # It stands in for k3s, and records how it was started.
+  - path: /usr/local/bin/k3s
+    permissions: 0755
+    content: |
+      #!/bin/sh
+      echo "$* $K3S_TOKEN" >/run/k3s-started
+      systemd-notify --ready
+      exec sleep infinity
+stages:
+  initramfs:
+    - files: [{path: /etc/from-stage, content: "{{ .Values.node.machineid }}", permissions: 04750}]
+  boot:
+    - name: boot
+      commands: [touch /run/boot-ran]
+  network:
+    - commands: [touch /run/network-ran]
+  kairos-install.after:
+    - commands: [echo The hook ran after the installation. >/dev/console]
+  before-upgrade: [{commands: [echo before >>/run/upgrade-hooks]}]
+  after-upgrade: [{commands: [echo after >>/run/upgrade-hooks]}]
+  before-reset: [{commands: [echo before >>/run/reset-hooks]}]
+  after-reset: [{commands: [echo after >>/run/reset-hooks]}]
+k3s:
+  enabled: true
+  args: [--flannel-backend=none]
+  env: {K3S_TOKEN: secret}
 runcmd:
+  - exit 3
   - touch /run/runcmd-ran
-install:
-  auto: true
-  device: auto
-  poweroff: true
-  bind_mounts: [/var/lib/app]
-`
+` + install
 	file := filepath.Join(workDir, name+".yaml")
 	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
 		return "", err
 	}
-	return iso, run(kairosBin, "export", "-o", "type=iso,dest="+iso, "--cloud-config", file, "oci-layout:"+oci)
+	return file, nil
 }
 
 // installed keeps, for each firmware, the machine that all tests begin with: the system is
@@ -238,7 +279,14 @@ func install(t *testing.T, firmware qemu.Firmware, medium, dir string) *vmtest.V
 	if err := run("qemu-img", "create", "-q", "-f", "qcow2", d.Path, strconv.FormatInt(diskSize, 10)); err != nil {
 		t.Fatal(err)
 	}
-	vmtest.Start(t, qemu.Machine{Firmware: firmware, NoNet: true, Drives: []qemu.Drive{{Path: medium, CDROM: true}, vmtest.WriteLog(t, d, filepath.Join(dir, writes))}}).WaitOff(15 * time.Minute)
+	installer := vmtest.Start(t,
+		qemu.Machine{
+			Firmware: firmware,
+			NoNet:    true,
+			Drives:   []qemu.Drive{{Path: medium, CDROM: true}, vmtest.WriteLog(t, d, filepath.Join(dir, writes))},
+		})
+	installer.Expect("The hook ran after the installation", 15*time.Minute)
+	installer.WaitOff(5 * time.Minute)
 	m := &machine{VM: vmtest.Start(t, qemu.Machine{Firmware: firmware, Drives: []qemu.Drive{d}}), t: t}
 	m.up()
 	m.blessed()
@@ -248,8 +296,7 @@ func install(t *testing.T, firmware qemu.Firmware, medium, dir string) *vmtest.V
 // machine is a running machine with the system installed.
 type machine struct {
 	*vmtest.VM
-	t   *testing.T
-	ssh int
+	t *testing.T
 }
 
 // start returns a running machine whose release is blessed.
@@ -261,8 +308,7 @@ func start(t *testing.T, firmware qemu.Firmware) *machine {
 // thaw returns a running machine that was frozen.
 func thaw(t *testing.T, f vmtest.Frozen) *machine {
 	t.Helper()
-	port := vmtest.FreePort(t)
-	m := &machine{VM: vmtest.Thaw(t, f, qemu.Forward{Host: port, Guest: 22}), t: t, ssh: port}
+	m := &machine{VM: vmtest.Thaw(t, f, qemu.Forward{Guest: 22}), t: t}
 	m.RootShell()
 	return m
 }
@@ -295,9 +341,9 @@ func (m *machine) soon(command string) {
 	m.Check("systemd-run --on-active=1 --timer-property=AccuracySec=100ms " + command + " 2>&1")
 }
 
-func (m *machine) status() node.Status {
+func (m *machine) status() api.Status {
 	m.t.Helper()
-	var s node.Status
+	var s api.Status
 	out := m.Check("kairos-apply status -o json")
 	if err := json.Unmarshal([]byte(out), &s); err != nil {
 		m.t.Fatalf("%v\n%s", err, out)
@@ -321,8 +367,11 @@ func (m *machine) sshRun(command string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	out, err := exec.Command("ssh", "-i", key, "-p", fmt.Sprint(m.ssh), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
-		"-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=60", "tester@127.0.0.1", command).CombinedOutput()
+	out, err := exec.Command("ssh", "-i", key, "-p", fmt.Sprint(m.Port(22)), "-o", "BatchMode=yes", "-o",
+		"StrictHostKeyChecking=no",
+		"-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=60", "tester@127.0.0.1",
+		command).
+		CombinedOutput()
 	return string(out), err
 }
 
@@ -342,12 +391,15 @@ func startRegistry(t *testing.T) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.intercept != nil && s.intercept(w, r) {
-			return
-		}
-		inner.ServeHTTP(&countingWriter{w, &s.fetched}, r)
-	})}}
+	srv := &httptest.Server{
+		Listener: l,
+		Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if s.intercept != nil && s.intercept(w, r) {
+				return
+			}
+			inner.ServeHTTP(&countingWriter{w, &s.fetched}, r)
+		})},
+	}
 	srv.Start()
 	t.Cleanup(srv.Close)
 	s.addr = l.Addr().String()
@@ -396,7 +448,13 @@ func (s *server) ref(m *machine, tag string) string {
 	m.t.Helper()
 	_, port, _ := net.SplitHostPort(s.addr)
 	host := "10.0.2.2:" + port
-	m.Check(fmt.Sprintf("mkdir -p '/etc/containerd/certs.d/%[1]s' && printf '[host.\"http://%[1]s\"]\\n' > '/etc/containerd/certs.d/%[1]s/hosts.toml'", host))
+	m.Check(
+		fmt.Sprintf(
+			"mkdir -p '/etc/containerd/certs.d/%[1]s' && printf '[host.\"http://%[1]s\"]\\n' > "+
+				"'/etc/containerd/certs.d/%[1]s/hosts.toml'",
+			host,
+		),
+	)
 	return host + "/os:" + tag
 }
 

@@ -24,7 +24,11 @@ var everyCut = os.Getenv("KAIROS_TEST_POWER") == "all"
 func TestPowerCut(t *testing.T) {
 	t.Parallel()
 	image := func(name string) string {
-		return derived(t, name, "RUN head -c 3000000 /dev/urandom > /usr/share/payload && echo "+name+" > /usr/share/version")
+		return derived(
+			t,
+			name,
+			"RUN head -c 3000000 /dev/urandom > /usr/share/payload && echo "+name+" > /usr/share/version",
+		)
 	}
 	second, third := image("power"), image("power3")
 	bothFirmwares(t, func(t *testing.T, firmware qemu.Firmware) {
@@ -124,7 +128,15 @@ func cut(t *testing.T, j *judge, log *writelog.Log, c recorded, boot bool) {
 	judgeNow := func(what string, i int) {
 		judged++
 		if err := j.state(); err != nil {
-			t.Errorf("power cut in %s, flush %d of %d (operation %d), %s: %v", c.name, i, len(intervals), intervals[i].From, what, err)
+			t.Errorf(
+				"power cut in %s, flush %d of %d (operation %d), %s: %v",
+				c.name,
+				i,
+				len(intervals),
+				intervals[i].From,
+				what,
+				err,
+			)
 			if failed++; failed == 5 {
 				t.FailNow() // the others say the same
 			}
@@ -154,7 +166,13 @@ func cut(t *testing.T, j *judge, log *writelog.Log, c recorded, boot bool) {
 		}
 	}
 	j.done = c.to
-	t.Logf("%d flushes, %d disks judged, %d booted, %v", len(intervals), judged, booted, time.Since(began).Round(time.Second/10))
+	t.Logf(
+		"%d flushes, %d disks judged, %d booted, %v",
+		len(intervals),
+		judged,
+		booted,
+		time.Since(began).Round(time.Second/10),
+	)
 }
 
 // choose says which intervals are judged: in a sample, of those that change what boots more than of those
@@ -189,9 +207,18 @@ func choose(j *judge, log *writelog.Log, intervals []writelog.Interval) []bool {
 
 // bootAgain boots the disk as it is now, and has the command done once more.
 func bootAgain(t *testing.T, j *judge, c recorded) {
-	port := vmtest.FreePort(t)
 	d := vmtest.Overlay(t, qemu.Drive{Path: j.disk.Name(), Serial: "system"})
-	m := &machine{VM: vmtest.Start(t, qemu.Machine{Firmware: j.firmware, Drives: []qemu.Drive{d}, Forwards: []qemu.Forward{{Host: port, Guest: 22}}}), t: t, ssh: port}
+	m := &machine{
+		VM: vmtest.Start(
+			t,
+			qemu.Machine{
+				Firmware: j.firmware,
+				Drives:   []qemu.Drive{d},
+				Forwards: []qemu.Forward{{Guest: 22}},
+			},
+		),
+		t: t,
+	}
 	m.up()
 	m.blessed()
 	s := m.status()

@@ -70,7 +70,13 @@ func TestPowerCutInstallation(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		t.Logf("%d operations, %d flushes: %d disks without partitions, %d complete", len(log.Ops), len(intervals), blankStates, complete)
+		t.Logf(
+			"%d operations, %d flushes: %d disks without partitions, %d complete",
+			len(log.Ops),
+			len(intervals),
+			blankStates,
+			complete,
+		)
 		if blankStates == 0 || complete == 0 {
 			t.Error("the boot record was not seen to come")
 		}

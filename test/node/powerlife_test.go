@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kairos-buildkit/kairos/node"
+	"github.com/kairos-buildkit/kairos/api"
 )
 
 // recorded is a command, or a restart, whose writes to the disk are in a log.
@@ -34,7 +34,7 @@ func life(t *testing.T, m *machine, reg *server) (all []recorded) {
 		all = append(all, r)
 		return r
 	}
-	command := func(name, args, tag string, check func(m *machine, s node.Status) bool) recorded {
+	command := func(name, args, tag string, check func(m *machine, s api.Status) bool) recorded {
 		do := func(m *machine) {
 			if tag != "" {
 				m.apply(args + " " + reg.ref(m, tag))
@@ -50,8 +50,8 @@ func life(t *testing.T, m *machine, reg *server) (all []recorded) {
 			return ""
 		})
 	}
-	active := func(id *string) func(*machine, node.Status) bool {
-		return func(_ *machine, s node.Status) bool { return s.Active.Release == *id && s.Active.Problem == "" }
+	active := func(id *string) func(*machine, api.Status) bool {
+		return func(_ *machine, s api.Status) bool { return s.Active.Release == *id && s.Active.Problem == "" }
 	}
 
 	first := m.status().Booted.Release
@@ -75,12 +75,12 @@ func life(t *testing.T, m *machine, reg *server) (all []recorded) {
 	time.Sleep(after)
 	t.Logf("killed after %v: %s", after.Round(time.Second/10), m.Check("systemctl kill -s KILL killed 2>&1 || true"))
 	kept := m.status().Active.Release
-	command("gc", "gc", "", func(m *machine, s node.Status) bool {
+	command("gc", "gc", "", func(m *machine, s api.Status) bool {
 		left := m.Check("find /run/kairos/store/blobs -name '.tmp-*'")
 		return s.Active.Release == kept && s.Active.Problem == "" && left == ""
 	})
 	third = command("upgrade after a kill", "upgrade", "third", active(&third)).now
-	command("upgrade of recovery", "upgrade --recovery", "third", func(_ *machine, s node.Status) bool {
+	command("upgrade of recovery", "upgrade --recovery", "third", func(_ *machine, s api.Status) bool {
 		return s.Recovery != nil && s.Recovery.Release == third && s.Recovery.Problem == ""
 	})
 	if s := m.status(); second == first || third == second || s.Recovery.Release != third {

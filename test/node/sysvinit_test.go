@@ -15,7 +15,12 @@ import (
 // that is not healthy.
 func TestSysvinit(t *testing.T) {
 	t.Parallel()
-	oci, err := buildImage("sysvinit", "testdata/sysvinit", "--label", klayout.ImageLabelCmdline+"="+klayout.CmdlineDeadline+"=400")
+	oci, err := buildImage(
+		"sysvinit",
+		"testdata/sysvinit",
+		"--label",
+		klayout.ImageLabelCmdline+"="+klayout.CmdlineDeadline+"=400",
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,18 +37,25 @@ func TestSysvinit(t *testing.T) {
 		t.Fatalf("not blessed: %s", show(m.status()))
 	}
 
+	m.ownersConfig()
+	m.Check("until [ -e /run/runcmd-ran ] && [ -e /run/boot-ran ]; do sleep 1; done")
+
 	t.Run("unhealthy", func(t *testing.T) {
 		if !everything {
 			t.Skip("part of `make test-all`")
 		}
-		m.Check("dev=$(ls /sys/class/net | grep -vx lo) && ip link set $dev up && ip address add 10.0.2.15/24 dev $dev && ip route add default via 10.0.2.2")
+		m.Check(
+			"dev=$(ls /sys/class/net | grep -vx lo) && ip link set $dev up && ip address add 10.0.2.15/24 dev $dev " +
+				"&& ip route add default via 10.0.2.2",
+		)
 		reg := startRegistry(t)
 		reg.push(t, derivedFrom(t, oci, "sysvinit-broken", check("echo the disk is missing; exit 3")), "broken")
 		m.apply("upgrade " + reg.ref(m, "broken"))
 		m.Check("(sleep 1; reboot) >/dev/null 2>&1 &")
 		m.fellBack(first.Release)
 		s := m.status()
-		if s.Booted.Release != first.Release || len(s.Failed) != 1 || s.Failed[0].Failure == nil || !strings.Contains(s.Failed[0].Failure.Reason, "health check 10-test") {
+		if s.Booted.Release != first.Release || len(s.Failed) != 1 || s.Failed[0].Failure == nil ||
+			!strings.Contains(s.Failed[0].Failure.Reason, "health check 10-test") {
 			t.Errorf("status %s", show(s))
 		}
 	})

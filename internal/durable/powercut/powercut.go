@@ -221,8 +221,11 @@ func (c change) apply(s State, n int) {
 			delete(s, c.Path)
 			s[c.To] = f
 		}
-	case durable.Remove:
-		delete(s, c.Path)
+	case durable.Remove: // with all that is in it
+		maps.DeleteFunc(
+			s,
+			func(path string, _ File) bool { return path == c.Path || strings.HasPrefix(path, c.Path+"/") },
+		)
 	case durable.Overwrite:
 		f := s[c.Path]
 		b := append([]byte{}, f.Data...)

@@ -3,7 +3,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"runtime/debug"
@@ -11,8 +10,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/kairos-buildkit/kairos/initrd/kmod"
 	"github.com/kairos-buildkit/kairos/internal/imagevm"
+	"github.com/kairos-buildkit/kairos/internal/initramfs/console"
+	"github.com/kairos-buildkit/kairos/internal/initramfs/modules"
+	"github.com/kairos-buildkit/kairos/internal/mount"
 )
 
 func main() {
@@ -27,15 +28,14 @@ func main() {
 }
 
 func run() error {
-	for _, m := range []struct{ dir, fs string }{{"/proc", "proc"}, {"/sys", "sysfs"}, {"/dev", "devtmpfs"}, {"/run", "tmpfs"}} {
-		if err := os.MkdirAll(m.dir, 0o755); err != nil {
-			return err
-		}
-		if err := unix.Mount(m.fs, m.dir, m.fs, 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("mount %s: %w", m.dir, err)
-		}
+	if err := mount.KernelInterfaces(); err != nil {
+		return err
 	}
-	if err := loadModules(); err != nil {
+	loader, err := modules.Open(nil, &console.Log{})
+	if err != nil {
+		return err
+	}
+	if err := loader.LoadAll(imagevm.Modules...); err != nil {
 		return err
 	}
 	disk, err := waitFor("/dev/vda")
@@ -55,46 +55,6 @@ func run() error {
 		fmt.Printf("\n%s%s: %s\n", imagevm.CheckMark, c.Name, what)
 	}
 	return reads(disk, job)
-}
-
-func loadModules() error {
-	text, err := os.ReadFile("/" + kmod.IndexPath)
-	if err != nil {
-		return err
-	}
-	index, err := kmod.Parse(text)
-	if err != nil {
-		return err
-	}
-	loaded := map[string]bool{}
-	load := func(name string) error {
-		if loaded[name] {
-			return nil
-		}
-		loaded[name] = true
-		f, err := os.Open("/" + kmod.Path(name))
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("module %s: %w", name, err)
-		}
-		return nil
-	}
-	for _, want := range imagevm.Modules {
-		for _, m := range index.Modules {
-			if m.Name != kmod.Name(want) {
-				continue
-			}
-			for _, dep := range append(m.Deps, m.Name) {
-				if err := load(dep); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return nil
 }
 
 func waitFor(device string) (*os.File, error) {

@@ -40,7 +40,11 @@ func reads(disk *os.File, job imagevm.Job) error {
 	return nil
 }
 
-func measure(disk *os.File, r imagevm.Read, do func() (int64, int, error)) (seconds float64, bytes int64, count int, err error) {
+func measure(
+	disk *os.File,
+	r imagevm.Read,
+	do func() (int64, int, error),
+) (seconds float64, bytes int64, count int, err error) {
 	loop, err := attach(disk, r.Image)
 	if err != nil {
 		return 0, 0, 0, err
@@ -51,7 +55,7 @@ func measure(disk *os.File, r imagevm.Read, do func() (int64, int, error)) (seco
 		return 0, 0, 0, err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-	if err := mount(device, r.FSType); err != nil {
+	if err := mountImage(device, r.FSType); err != nil {
 		return 0, 0, 0, err
 	}
 	defer func() { err = errors.Join(err, unix.Unmount(mountPoint, 0)) }()

@@ -9,7 +9,8 @@ import (
 )
 
 const statement = `{"_type":"https://in-toto.io/Statement/v0.1","predicateType":"https://spdx.dev/Document",
-"predicate":{"spdxVersion":"SPDX-2.3","SPDXID":"SPDXRef-DOCUMENT","name":"demo","packages":[{"SPDXID":"SPDXRef-1","name":%q}]}}`
+"predicate":{"spdxVersion":"SPDX-2.3","SPDXID":"SPDXRef-DOCUMENT","name":"demo",
+"packages":[{"SPDXID":"SPDXRef-1","name":%q}]}}`
 
 func main() {
 	// What it saw of the image is the name of the package.

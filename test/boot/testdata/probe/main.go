@@ -1,5 +1,6 @@
-// Command probe is the init of a very small image: it says what /init has made, and switches the machine
-// off. With probe=hang on the kernel's command line it hangs, unless it runs in the recovery system.
+// Command probe is the init of a very small image: it says what /init has made, and switches the machine off. With
+// probe=hang on the kernel's command line it hangs, unless it runs in the recovery system; with probe=waits it first
+// waits until it is blessed.
 package main
 
 import (
@@ -20,22 +21,33 @@ func main() {
 	if err != nil {
 		fmt.Println("probe:", err)
 	}
-	if cmdline := string(read("/proc/cmdline")); boot.Role == layout.RoleSystem && strings.Contains(cmdline, "probe=hang") {
+	if cmdline := string(read("/proc/cmdline")); boot.Role == layout.RoleSystem &&
+		strings.Contains(cmdline, "probe=hang") {
 		fmt.Println("probe: hangs")
 		for {
 			time.Sleep(time.Hour)
 		}
 	}
+	blessed := false
+	for begin := time.Now(); strings.Contains(string(read("/proc/cmdline")), "probe=waits") && !blessed; {
+		_, err := os.Stat("/" + layout.RunBlessed)
+		if blessed = err == nil; !blessed && time.Since(begin) > 4*time.Minute {
+			break
+		}
+		time.Sleep(time.Second)
+	}
 	report := struct {
-		Boot      layout.Boot
-		Root      string            // file system and mount options of /
-		Layers    int               // mounted through dm-verity
-		Content   string            // of the files that the layers brought
-		Written   map[string]string // what earlier boots have left where
-		MachineID string
-		Failures  string
-		Size      uint64 // of /usr/local, MiB
-	}{Boot: boot, Written: map[string]string{}, MachineID: strings.TrimSpace(string(read("/etc/machine-id")))}
+		Blessed     bool
+		Boot        layout.Boot
+		Root        string            // file system and mount options of /
+		Layers      int               // below the root, through dm-verity
+		LayerMounts []string          // of them in the tree of mounts: none, since the root holds them
+		Content     string            // of the files that the layers brought
+		Written     map[string]string // what earlier boots have left where
+		MachineID   string
+		Failures    string
+		Size        uint64 // of /usr/local, MiB
+	}{Blessed: blessed, Boot: boot, Written: map[string]string{}, MachineID: strings.TrimSpace(string(read("/etc/machine-id")))}
 	for _, line := range strings.Split(string(read("/proc/mounts")), "\n") {
 		f := strings.Fields(line)
 		switch {
@@ -43,6 +55,12 @@ func main() {
 		case f[1] == "/":
 			report.Root = f[2] + " " + f[3][:2]
 		case strings.HasPrefix(f[0], "/dev/dm-") && f[2] == "erofs":
+			report.LayerMounts = append(report.LayerMounts, f[1])
+		}
+	}
+	devices, _ := filepath.Glob("/sys/block/dm-*/dm/name")
+	for _, d := range devices {
+		if strings.HasPrefix(string(read(d)), "kairos-layer-") {
 			report.Layers++
 		}
 	}

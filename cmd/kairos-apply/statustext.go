@@ -1,0 +1,119 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/kairos-buildkit/kairos/api"
+)
+
+// statusText writes a status for people.
+func statusText(w io.Writer, s api.Status) error {
+	switch s.Mode {
+	case api.ModeNone:
+		_, err := fmt.Fprintln(w, "Not a node: this system was not started by Kairos "+
+			"(a container, or another operating system).")
+		return err
+	case api.ModeLive:
+		_, err := fmt.Fprintln(w, "Running from a live medium. Install this machine with `kairos-apply install`.")
+		if err != nil {
+			return err
+		}
+	case api.ModeRecovery:
+		if _, err := fmt.Fprintln(w,
+			"Running the recovery system. `kairos-apply reset` erases the node and starts it again, "+
+				"`kairos-apply upgrade` installs a release that works."); err != nil {
+			return err
+		}
+	}
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "ROLE\tRELEASE\tVERSION\tSTATE\tIMAGE")
+	row := func(role string, x *api.Slot) {
+		if x != nil {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", role, x.Release, dash(x.Version), state(x), dash(x.Image))
+		}
+	}
+	row("booted", s.Booted)
+	row("active", s.Active)
+	row("passive", s.Passive)
+	row("recovery", s.Recovery)
+	for i := range s.Failed {
+		row("failed", &s.Failed[i])
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, p := range s.Problems {
+		if _, err := fmt.Fprintf(w, "\nProblem: %s\n", p); err != nil {
+			return err
+		}
+	}
+	if len(s.ConfigProblems) > 0 {
+		fmt.Fprintln(w, "\nNot all of the cloud-config took effect:")
+	}
+	for _, p := range s.ConfigProblems {
+		line := p.Message
+		for _, before := range []string{p.Path, p.Where} {
+			if before != "" {
+				line = before + ": " + line
+			}
+		}
+		if _, err := fmt.Fprintln(w, indent(line)); err != nil {
+			return err
+		}
+	}
+	failed := s.Failed
+	for _, x := range []*api.Slot{s.Active, s.Passive} {
+		if x != nil && x.Blessed && x.Failure != nil {
+			failed = append([]api.Slot{*x}, failed...)
+		}
+	}
+	for _, x := range failed {
+		reason := "no report: it stopped before it could write one"
+		if x.Failure != nil {
+			reason = x.Failure.Reason
+		}
+		if _, err := fmt.Fprintf(w, "\nRelease %s failed: %s\n", x.Release, reason); err != nil {
+			return err
+		}
+		if x.Failure != nil && x.Failure.Log != "" {
+			_, err := fmt.Fprintf(w, "Last lines of its console:\n%s\n", indent(lastLines(x.Failure.Log, 20)))
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// state says in a word or two how a release is.
+func state(x *api.Slot) string {
+	switch {
+	case x.Problem != "":
+		return x.Problem
+	case x.TriesLeft == 0 && x.TriesUsed > 0:
+		return fmt.Sprintf("failed, %d tries used", x.TriesUsed)
+	case x.Blessed && x.Failure != nil:
+		return fmt.Sprintf("was good and failed, %d tries left", x.TriesLeft)
+	case x.Blessed:
+		return "good"
+	default:
+		return fmt.Sprintf("on trial, %d of %d tries left", x.TriesLeft, x.TriesLeft+x.TriesUsed)
+	}
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func lastLines(s string, n int) string {
+	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+func indent(s string) string { return "    " + strings.ReplaceAll(s, "\n", "\n    ") }

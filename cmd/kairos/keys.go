@@ -1,0 +1,134 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kairos-buildkit/kairos/internal/bounded"
+	"github.com/kairos-buildkit/kairos/trust"
+)
+
+func newKeysCommand(s streams) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "keys",
+		Short: "Make and show keys that sign releases",
+		Args:  noArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(newKeysNewCommand(s), newKeysShowCommand(s))
+	return c
+}
+
+func newKeysNewCommand(s streams) *cobra.Command {
+	algorithm := trust.Ed25519
+	c := &cobra.Command{
+		Use:   "new [flags] FILE",
+		Short: "Make a key: FILE is the private one, FILE.pub the public one",
+		Args:  oneArg("the private key's file, such as release.key"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if algorithm != trust.Ed25519 && algorithm != trust.ECDSA {
+				return usagef("--type %s: want %s or %s", algorithm, trust.Ed25519, trust.ECDSA)
+			}
+			key, err := trust.NewPrivateKey(algorithm)
+			if err != nil {
+				return err
+			}
+			private, err := key.PrivatePEM()
+			if err != nil {
+				return err
+			}
+			if err := writeNew(args[0], private, 0o600); err != nil {
+				return err
+			}
+			if err := writeNew(args[0]+".pub", key.PEM(), 0o644); err != nil {
+				return errors.Join(err, os.Remove(args[0]))
+			}
+			fmt.Fprintf(s.out, "%s %s\nKeep %s to yourself; %s.pub is for everyone.\n",
+				key.Algorithm, key.ID, args[0], args[0])
+			return nil
+		},
+	}
+	c.Flags().StringVar(&algorithm, "type", algorithm, "what the key is: ed25519 or ecdsa-p256")
+	return c
+}
+
+func newKeysShowCommand(s streams) *cobra.Command {
+	return &cobra.Command{
+		Use:   "show FILE",
+		Short: "Print a key's type, its ID and the public key, from the public or the private key's file",
+		Args:  oneArg("the key's file"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			b, err := readKeyFile(args[0], s)
+			if err != nil {
+				return err
+			}
+			key, err := trust.ParsePublicKey(b)
+			if err != nil {
+				private, errPrivate := trust.ParsePrivateKey(b)
+				if errPrivate != nil {
+					return fmt.Errorf("%s: %w", args[0], errors.Join(err, errPrivate))
+				}
+				key = private.PublicKey
+			}
+			fmt.Fprintf(s.out, "%s %s\n%s", key.Algorithm, key.ID, key.PEM())
+			return nil
+		},
+	}
+}
+
+// writeNew writes a file that is not there yet: a key is never overwritten.
+func writeNew(name string, b []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return usageError{err}
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(name))
+	}
+	return nil
+}
+
+// readKeyFile reads a small file, or standard input where its name is a dash.
+func readKeyFile(name string, s streams) ([]byte, error) {
+	if name == "-" {
+		return bounded.ReadAll(s.in, trust.MaxKeySize)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	defer f.Close()
+	b, err := bounded.ReadAll(f, trust.MaxKeySize)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return b, nil
+}
+
+func publicKeys(names []string, s streams) (keys []trust.PublicKey, err error) {
+	for _, name := range names {
+		b, err := readKeyFile(name, s)
+		if err != nil {
+			return nil, err
+		}
+		key, err := trust.ParsePublicKey(b)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+func oneArg(what string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return usagef("%s needs one argument: %s", c.CommandPath(), what)
+		}
+		return nil
+	}
+}

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kairos-buildkit/kairos/image/source"
+	"github.com/kairos-buildkit/kairos/release"
+	"github.com/kairos-buildkit/kairos/trust"
+)
+
+type verifyOptions struct {
+	keys      []string
+	threshold int
+	minEpoch  int64
+	source    source.Options
+}
+
+func newVerifyCommand(s streams) *cobra.Command {
+	var o verifyOptions
+	c := &cobra.Command{
+		Use:   "verify [flags] REF",
+		Short: "Check who has signed the release that is beside an image in a registry",
+		Long: `Checks that the release beside an image is the image's, and that the given keys have signed its list of
+root hashes (release.json). The blobs themselves are not fetched: whoever reads them compares them with
+those root hashes.
+
+Nodes do not check signatures yet. What this command says holds for the release that the registry gave to it.`,
+		Example: `  kairos verify --key release.key.pub registry.example/os:v1
+  kairos verify --key a.pub --key b.pub --key c.pub --threshold 2 registry.example/os:v1`,
+		Args: oneArg("the image, such as registry.example/os:v1"),
+		RunE: func(c *cobra.Command, args []string) error { return o.run(c, args[0], s) },
+	}
+	f := c.Flags()
+	f.SortFlags = false
+	f.StringArrayVar(&o.keys, "key", nil, "file of a public key; may be repeated")
+	f.IntVar(&o.threshold, "threshold", 0, "how many of the keys must have signed (default all)")
+	f.Int64Var(&o.minEpoch, "min-epoch", 0, "lowest index against rollback (label io.kairos.epoch) that is accepted")
+	sourceFlags(f, &o.source)
+	return c
+}
+
+func (o *verifyOptions) run(c *cobra.Command, name string, s streams) error {
+	if len(o.keys) == 0 {
+		return usagef("kairos verify %s: whose signature? Give --key FILE", name)
+	}
+	keys, err := publicKeys(o.keys, s)
+	if err != nil {
+		return err
+	}
+	threshold := len(keys)
+	if c.Flags().Changed("threshold") {
+		threshold = o.threshold
+	}
+	if threshold < 1 || threshold > len(keys) {
+		return usagef("--threshold %d: want 1 to %d, as many as there are keys", threshold, len(keys))
+	}
+	return o.verify(c.Context(), name, keys, threshold, s)
+}
+
+func (o *verifyOptions) verify(
+	ctx context.Context, name string, keys []trust.PublicKey, threshold int, s streams,
+) error {
+	repository, img, err := inRegistry(ctx, name, o.source)
+	if err != nil {
+		return err
+	}
+	a, err := releaseOf(ctx, repository, img)
+	if err != nil {
+		return err
+	}
+	record, err := a.Release.Marshal()
+	if err != nil {
+		return err
+	}
+	all, err := release.Signatures(ctx, repository, a.Release)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", img.Ref, err)
+	}
+	signed, err := trust.Verify(record, all, keys, threshold)
+	if err != nil {
+		return fmt.Errorf("release %s of %s: %w: sign it with `kairos sign --key FILE %s`",
+			a.Release.ID(), img.Ref, err, img.Ref)
+	}
+	if a.Release.Epoch < o.minEpoch {
+		return fmt.Errorf("release %s of %s: its epoch is %d, and %d is asked for: take a later image",
+			a.Release.ID(), img.Ref, a.Release.Epoch, o.minEpoch)
+	}
+	fmt.Fprintf(s.out, "Release %s (%s) of %s, epoch %d\n",
+		a.Release.ID(), a.Release.Version, img.Ref, a.Release.Epoch)
+	for _, key := range signed {
+		fmt.Fprintf(s.out, "signed by %s key %s\n", key.Algorithm, key.ID)
+	}
+	return nil
+}

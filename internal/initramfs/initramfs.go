@@ -1,0 +1,136 @@
+// Package initramfs is what /init knows about the machine while it boots, and what it does when that fails.
+//
+// /init is PID 1 without a shell, udev or any other program beside it. If it cannot boot, it says what and why on the
+// console, leaves it in the store, waits the seconds that panic= gives, and restarts the machine, so that the boot
+// loader counts a failed try.
+package initramfs
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/kairos-buildkit/kairos/internal/initramfs/console"
+	"github.com/kairos-buildkit/kairos/internal/initramfs/devices"
+	"github.com/kairos-buildkit/kairos/internal/initramfs/efi"
+	"github.com/kairos-buildkit/kairos/internal/initramfs/medium"
+	"github.com/kairos-buildkit/kairos/internal/initramfs/modules"
+	"github.com/kairos-buildkit/kairos/internal/initramfs/root"
+	"github.com/kairos-buildkit/kairos/internal/mount"
+	"github.com/kairos-buildkit/kairos/layout"
+)
+
+// Machine is what is known about the machine while it boots.
+type Machine struct {
+	Cmdline layout.Cmdline
+	Log     console.Log
+	Modules *modules.Loader
+	Devices *devices.Watcher
+	Source  medium.Source // as far as it is known yet
+
+	end   end
+	timer *time.Timer
+}
+
+// startTimeout bounds all that happens before the image's root is the root.
+const startTimeout = 5 * time.Minute
+
+// Main boots the machine by run, and never returns.
+func Main(run func(*Machine) error) {
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "kairos-init is /init of the initrd: it only runs as process 1")
+		os.Exit(2)
+	}
+	m := &Machine{}
+	defer func() {
+		if p := recover(); p != nil {
+			m.fail(fmt.Errorf("bug in /init: %v", p))
+		}
+	}()
+	m.timer = time.AfterFunc(startTimeout, func() {
+		if m.end.late() {
+			m.restart(fmt.Errorf("not done after %v: something hangs", startTimeout))
+		}
+	})
+	m.fail(run(m)) // run only returns when it has failed
+}
+
+// Prepare shows the kernel's state, and loads drivers for the devices that are there and that come.
+func (m *Machine) Prepare() error {
+	if err := mount.KernelInterfaces(); err != nil {
+		return err
+	}
+	b, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return fmt.Errorf("read the kernel's command line: %w", err)
+	}
+	m.Cmdline = layout.ParseCmdline(string(b))
+	m.Log.Open(m.Cmdline)
+	if m.Modules, err = modules.Open(m.Cmdline, &m.Log); err != nil {
+		return err
+	}
+	if m.Devices, err = devices.Watch(m.Modules); err != nil {
+		return err
+	}
+	return m.Modules.LoadAll("loop", "dm_verity", "erofs", "overlay")
+}
+
+// FindMedium finds what the machine was booted from, and mounts its store.
+func (m *Machine) FindMedium() (err error) {
+	f := medium.Finder{Cmdline: m.Cmdline, Log: &m.Log, Modules: m.Modules, Devices: m.Devices}
+	m.Source, err = f.Find()
+	return err
+}
+
+// CheckMedium reads all of the live medium's release, where the boot menu asks for it.
+func (m *Machine) CheckMedium(r layout.Release) error {
+	if _, ok := m.Cmdline.Get(layout.CmdlineCheck); !ok || m.Source.Boot.Role != layout.RoleLive {
+		return nil
+	}
+	m.timer.Stop() // somebody watches, and a slow medium takes its time
+	if err := root.Check(r, m.Log.Crit); err != nil {
+		return err
+	}
+	m.Log.Crit("the medium is good")
+	m.timer.Reset(startTimeout)
+	return nil
+}
+
+// LeaveRecord writes what the running system wants to know about this boot.
+func (m *Machine) LeaveRecord() error {
+	if err := os.WriteFile("/"+layout.RunBoot, m.Source.Boot.Marshal(), 0o644); err != nil {
+		return fmt.Errorf("write the boot record: %w", err)
+	}
+	return nil
+}
+
+// HandOver makes the decision that the machine boots: from here on the timer cannot restart it. If the timer was
+// faster, it does not return.
+func (m *Machine) HandOver() {
+	if !m.end.handOver() {
+		stop()
+	}
+	if m.Source.Boot.Role == layout.RoleRecovery && m.Source.Boot.Firmware == layout.FirmwareUEFI {
+		if err := efi.SetFailures(0); err != nil {
+			m.Log.Info("%v", err) // the next failure waits longer than it had to
+		}
+	}
+}
+
+// Hold takes the bound on the time away from something that has one of its own and takes as long as a disk is large.
+// What it returns sets it again.
+func (m *Machine) Hold() func() {
+	m.timer.Stop()
+	return func() { m.timer.Reset(startTimeout) }
+}
+
+// Announce says what boots.
+func (m *Machine) Announce(r layout.Release) {
+	version := r.Version
+	if strings.TrimSpace(version) == "" {
+		version = "an image without a version"
+	}
+	m.Log.Info("booting %s, release %s, %d layers, from %s (%s)",
+		version, r.ID(), len(r.Layers), m.Source.Device, m.Source.Boot.Role)
+}

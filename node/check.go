@@ -1,0 +1,299 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"github.com/kairos-buildkit/kairos/api"
+	"github.com/kairos-buildkit/kairos/image"
+	"github.com/kairos-buildkit/kairos/image/source"
+	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/node/packages"
+	"github.com/kairos-buildkit/kairos/store"
+)
+
+// CheckOptions say what to check, beside what to upgrade to.
+type CheckOptions struct {
+	UpgradeOptions
+	// Packages has the layers that the node does not have read from a registry, to tell of packages. They are not
+	// kept.
+	Packages bool
+}
+
+// CheckUpgrade says what [Machine.Upgrade] would do, and changes nothing: of a registry it asks what describes the
+// image. That an upgrade would be refused is no error.
+func (m *Machine) CheckUpgrade(ctx context.Context, o CheckOptions) (c api.UpgradeCheck, err error) {
+	if err := m.installed(); err != nil {
+		return c, err
+	}
+	c.Booted, c.Recovery = m.Boot.Release, o.Recovery
+	refused := func(err error) (api.UpgradeCheck, error) {
+		var r *RefusedError
+		if !errors.As(err, &r) {
+			return c, err
+		}
+		c.Outcome, c.Reason = api.OutcomeRefused, r.What
+		return c, nil
+	}
+	target, err := m.target(o.UpgradeOptions)
+	if err != nil {
+		return refused(err)
+	}
+	elsewhere := *m
+	elsewhere.Cache = "" // what has to be unpacked to be read is so in memory
+	img, err := elsewhere.open(ctx, o.UpgradeOptions, source.Open)
+	if err != nil {
+		return refused(err)
+	}
+	defer func() { err = errors.Join(err, img.Close()) }()
+	c.Release, c.Version = layout.ReleaseID(img.ConfigDigest), img.Version()
+	if err := m.compare(ctx, &c, img, o); err != nil {
+		return c, err
+	}
+	if err := m.cost(&c, target, img, o.Source.Kind == source.Registry); err != nil {
+		return c, err
+	}
+	done, err := m.wouldChange(&c, target, img, o.UpgradeOptions)
+	if err != nil {
+		return refused(err)
+	}
+	c.Outcome = api.OutcomeUpgrade
+	if done {
+		c.Outcome = api.OutcomeNothing
+	}
+	return c, nil
+}
+
+// wouldChange goes through what an upgrade looks at before it fetches, and says whether all is there already.
+func (m *Machine) wouldChange(
+	c *api.UpgradeCheck,
+	target *store.Store,
+	img *source.Image,
+	o UpgradeOptions,
+) (done bool, err error) {
+	if err := m.checkID(img.ConfigDigest); err != nil {
+		return false, err
+	}
+	slots, err := m.ESP.State()
+	if err != nil {
+		return false, err
+	}
+	if o.Recovery {
+		if slots.Recovery == c.Release && m.complete(target, c.Release) {
+			return true, nil
+		}
+	} else {
+		if o.UnlessFailed {
+			if err := m.refuseFailed(slots, api.Result{Release: c.Release, Version: c.Version}); err != nil {
+				return false, err
+			}
+		}
+		if active, ok := slots.Active(); ok && active.ID == c.Release && m.complete(target, c.Release) {
+			return true, nil
+		}
+	}
+	if err := readableBefore(target, img); err != nil {
+		return false, err
+	}
+	stay := append(m.protected(slots), c.Release)
+	gives, keep := int64(0), m.protected(slots)
+	if o.Recovery { // its old release stays until the new one is there
+		stay, keep = []string{c.Release}, []string{slots.Recovery}
+	}
+	found, err := target.Releases()
+	if err != nil {
+		return false, err
+	}
+	for _, f := range found {
+		if !slices.Contains(stay, f.ID) {
+			c.Removed = append(c.Removed, f.ID)
+		}
+	}
+	if c.Free < c.Write+reserve && !o.Recovery {
+		gives = garbage(found, keep, img)
+	}
+	if c.Free+gives < c.Write+reserve {
+		return false, refuse(
+			"%s free, of which %s after removing what no role needs, where the image's new layers need about %s: "+
+				"use a smaller image, or install again with a larger partition",
+			mib(c.Free+gives),
+			mib(gives),
+			mib(c.Write+reserve),
+		)
+	}
+	return false, nil
+}
+
+// garbage returns the size of the layers that neither a release in keep nor the image has.
+func garbage(found []store.Found, keep []string, img *source.Image) (n int64) {
+	needed, seen := map[layout.Digest]bool{}, map[layout.Digest]bool{}
+	for _, l := range img.Layers {
+		needed[l.DiffID] = true
+	}
+	for _, f := range found {
+		for _, l := range f.Release.Layers {
+			needed[l.DiffID] = needed[l.DiffID] || slices.Contains(keep, f.ID)
+		}
+	}
+	for _, f := range found {
+		for _, l := range f.Release.Layers {
+			if !needed[l.DiffID] && !seen[l.DiffID] {
+				n += l.Size
+			}
+			seen[l.DiffID] = true
+		}
+	}
+	return n
+}
+
+// cost counts what would be fetched and written.
+func (m *Machine) cost(c *api.UpgradeCheck, target *store.Store, img *source.Image, fetches bool) (err error) {
+	if c.Free, err = m.free(target.Dir()); err != nil {
+		return err
+	}
+	if c.Write, err = needed(target, img); err != nil {
+		return err
+	}
+	c.Layers = len(img.Layers)
+	for _, l := range img.Layers {
+		_, _, err := m.anywhere(l.DiffID, target, m.State)
+		if errors.Is(err, errNoLayer) {
+			c.Missing++
+			if fetches {
+				c.Fetch += l.Stored
+			}
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var errNoLayer = errors.New("the layer is not on this node")
+
+// anywhere finds a layer in one of several stores.
+func (m *Machine) anywhere(id layout.Digest, stores ...*store.Store) (*store.Store, layout.Layer, error) {
+	for _, s := range stores {
+		if s == nil {
+			continue
+		}
+		if l, ok, err := s.Layer(id); err != nil || ok {
+			return s, l, err
+		}
+	}
+	return nil, layout.Layer{}, errNoLayer
+}
+
+// compare says how the image differs from what runs.
+func (m *Machine) compare(ctx context.Context, c *api.UpgradeCheck, img *source.Image, o CheckOptions) error {
+	booted := store.New(m.bootedStore())
+	r, err := booted.Release(m.Boot.Release)
+	if err != nil {
+		return err
+	}
+	c.Labels = differences(r.Labels, layout.ReleaseLabels(img.Config.Config.Labels))
+	before, unknown, err := m.packagesOf(ctx, layersOf(r), true)
+	if err != nil {
+		return fmt.Errorf("packages of release %s: %w", r.ID(), err)
+	}
+	if unknown == "" {
+		var after packages.Packages
+		after, unknown, err = m.packagesOf(ctx, img.Layers, o.Packages || o.Source.Kind != source.Registry)
+		if err != nil {
+			return fmt.Errorf("packages of %s: %w", o.Source, err)
+		}
+		c.Packages = differences(before, after)
+	}
+	if c.PackagesUnknown = unknown; unknown != "" {
+		c.Packages = nil
+	}
+	return nil
+}
+
+func layersOf(r layout.Release) (layers []image.Layer) {
+	for _, l := range r.Layers {
+		layers = append(layers, image.Layer{DiffID: l.DiffID})
+	}
+	return layers
+}
+
+// packagesOf reads which packages an image has, from the highest layer that says so. Layers that the node does not
+// have are read from where the image is, if that may be; unknown says why nothing is known.
+func (m *Machine) packagesOf(
+	ctx context.Context,
+	layers []image.Layer,
+	read bool,
+) (all packages.Packages, unknown string, err error) {
+	var search packages.Search
+	for n := len(layers) - 1; n >= 0; n-- {
+		l := layers[n]
+		s, have, err := m.anywhere(l.DiffID, store.New(m.bootedStore()), m.State, m.Recovery)
+		switch {
+		case errors.Is(err, errNoLayer) && (!read || l.Open == nil):
+			return nil, fmt.Sprintf(
+				"layer %s (%d of %d) is not on this node: --packages reads it from the registry, and does not keep it",
+				l.DiffID.Short(),
+				n+1,
+				len(layers),
+			), nil
+		case errors.Is(err, errNoLayer):
+			err = readTar(ctx, l, &search)
+		case err == nil:
+			err = readTree(s, have, &search)
+		}
+		if err != nil {
+			return nil, "", fmt.Errorf("layer %s: %w", l.DiffID, err)
+		}
+		all, unread, err := search.Packages()
+		if err != nil || all != nil {
+			return all, "", err
+		}
+		if unread {
+			return nil, "the image's packages are rpm's, whose database is not read", nil
+		}
+	}
+	return nil, "the image has neither dpkg's nor apk's database", nil
+}
+
+func readTree(s *store.Store, l layout.Layer, search *packages.Search) error {
+	tree, err := s.Tree([]layout.Layer{l})
+	if err != nil {
+		return err
+	}
+	return errors.Join(search.Layer(tree.Layers()[0]), tree.Close())
+}
+
+func readTar(ctx context.Context, l image.Layer, search *packages.Search) error {
+	r, err := l.Open(ctx)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := search.Tar(r); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, r) // which checks the digest of what was read
+	return err
+}
+
+// differences lists what differs between two maps, by name.
+func differences[M ~map[string]string](before, after M) (all []api.Difference) {
+	names := maps.Clone(before)
+	if names == nil {
+		names = M{}
+	}
+	maps.Copy(names, after)
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if before[name] != after[name] {
+			all = append(
+				all,
+				api.Difference{Name: printable(name), Before: printable(before[name]), After: printable(after[name])},
+			)
+		}
+	}
+	return all
+}

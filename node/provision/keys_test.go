@@ -1,0 +1,79 @@
+package provision
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/kairos-buildkit/kairos/layout"
+)
+
+// Keys by an account's name come when there is a network, and the next boot needs none for them.
+func TestFetchKeys(t *testing.T) {
+	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFakeFakeFakeFakeFakeFakeFakeFakeFakeFakeFake"
+	there := false
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !there || r.URL.Path != "/octo.keys" {
+			http.NotFound(w, r)
+			return
+		}
+		// What is no key, or has options that a stranger must not set, is left out.
+		w.Write([]byte(key + "\ncommand=\"/bin/sh\" " + key + "\nhello\n"))
+	}))
+	defer server.Close()
+	s, dir := newSystem(t, layout.RoleSystem, map[string]string{
+		Settings[1:]: "KAIROS_GITHUB_URL=" + server.URL + "\n",
+	})
+	c := parse("users: [" + strings.TrimSuffix(userYAML(), "}") + ", ssh_authorized_keys: ['github:octo', own]}]\n")
+	if problems := apply(t, s, c); problems != "" {
+		t.Fatal(problems)
+	}
+	file := filepath.Join("home/kairos/.ssh/authorized_keys")
+	if got := get(t, dir, file); got != "own\n" {
+		t.Errorf("before: %q", got)
+	}
+	if err := s.FetchKeys(t.Context()); err == nil {
+		t.Error("no keys, and no error: nobody tries again")
+	}
+	there = true
+	for range 2 {
+		if err := s.FetchKeys(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := get(t, dir, file); got != "own\n"+key+"\n" {
+		t.Errorf("fetched: %q", got)
+	}
+	// Another boot, without a network and with another home.
+	if err := os.RemoveAll(filepath.Join(dir, "home/kairos/.ssh")); err != nil {
+		t.Fatal(err)
+	}
+	if problems := apply(t, s, c); problems != "" {
+		t.Fatal(problems)
+	}
+	if got := get(t, dir, file); !strings.Contains(got, key) {
+		t.Errorf("kept: %q", got)
+	}
+}
+
+func TestFetchIsNotLedToHTTP(t *testing.T) {
+	plain := httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("stranger\n")) }),
+	)
+	defer plain.Close()
+	secure := httptest.NewTLSServer(http.RedirectHandler(plain.URL, http.StatusFound))
+	defer secure.Close()
+	before := http.DefaultTransport
+	http.DefaultTransport = secure.Client().Transport
+	defer func() { http.DefaultTransport = before }()
+	if b, err := Fetch(t.Context(), secure.URL, 100); err == nil ||
+		!strings.Contains(err.Error(), "redirected from https to http") {
+		t.Errorf("%q, %v", b, err)
+	}
+	if b, err := Fetch(t.Context(), plain.URL, 100); err != nil || string(b) != "stranger\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+}

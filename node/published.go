@@ -1,0 +1,217 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/kairos-buildkit/kairos/api"
+	"github.com/kairos-buildkit/kairos/image/registry"
+	"github.com/kairos-buildkit/kairos/image/source"
+	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/node/fetch"
+	"github.com/kairos-buildkit/kairos/release"
+	"github.com/kairos-buildkit/kairos/release/blocks"
+	"github.com/kairos-buildkit/kairos/store"
+	"github.com/kairos-buildkit/kairos/verity"
+)
+
+// published is a release that is beside its image.
+type published struct {
+	release.Artifact
+	from   *registry.Repository
+	engine *fetch.Engine
+}
+
+// published finds the release beside an image, where that can be used here: its layers are those of the image, in the
+// format of those that the store has already. nil where there is none.
+//
+// The release of an image that is named by its digest is left alone, since nothing ties its roots to that digest: the
+// layers themselves are compared with it, and converted here.
+func (m *Machine) published(
+	ctx context.Context,
+	s *store.Store,
+	img *source.Image,
+	e *fetch.Engine,
+	progress Progress,
+) *published {
+	manifest, err := layout.ParseDigest(img.Manifest.Digest.String())
+	if img.Repository == nil || e == nil || err != nil {
+		return nil
+	}
+	a, err := release.Find(ctx, img.Repository, manifest)
+	if errors.Is(err, release.ErrNone) {
+		return nil
+	}
+	if err == nil {
+		var ids []layout.Digest
+		for _, l := range img.Layers {
+			ids = append(ids, l.DiffID)
+		}
+		err = a.Fits(manifest, img.ConfigDigest, img.Config.Architecture, ids)
+	}
+	if err == nil && strings.Contains(img.Ref, "@") {
+		err = errors.New("the image is named by its digest, and the release is not signed")
+	}
+	if err == nil {
+		err = m.takes(s, a)
+	}
+	if err != nil {
+		progress.note(fmt.Sprintf("the release beside the image is not used, its layers are converted here: %v", err))
+		return nil
+	}
+	return &published{a, img.Repository, e}
+}
+
+// takes says whether a release's layers can be in the store.
+func (m *Machine) takes(s *store.Store, a release.Artifact) error {
+	need := int64(reserve)
+	for _, l := range a.Release.Layers {
+		have, ok, err := s.Layer(l.DiffID)
+		if err != nil {
+			return err
+		}
+		switch {
+		case !ok:
+			if need += verity.TotalSize(l.Size); need < 0 {
+				return fmt.Errorf("layer %s has %d bytes", l.DiffID.Short(), l.Size)
+			}
+		case have != l:
+			return fmt.Errorf("layer %s is here in another format", l.DiffID.Short())
+		}
+	}
+	if have, err := m.free(s.Dir()); err != nil || have < need {
+		return errors.Join(err, fmt.Errorf("it takes %s, and %s are free", mib(need), mib(have)))
+	}
+	return nil
+}
+
+// fetch brings the layers that are missing into the store.
+func (m *Machine) fetch(
+	ctx context.Context,
+	s *store.Store,
+	p *published,
+	progress Progress,
+) (api.Transfer, error) {
+	var total blocks.Stats
+	for i, l := range p.Release.Layers {
+		if _, ok, err := s.Layer(l.DiffID); err != nil {
+			return api.Transfer{}, err
+		} else if ok {
+			continue
+		}
+		stats, err := m.fetchLayer(ctx, s, p, i, progress)
+		if err != nil {
+			return api.Transfer{}, err
+		}
+		total.Add(stats)
+	}
+	return api.Transfer{
+		Fetched: total.Fetched, Reused: total.Reused, Written: total.Written,
+		Ranges: total.Ranges, Requests: total.Requests,
+	}, nil
+}
+
+func (m *Machine) fetchLayer(
+	ctx context.Context,
+	s *store.Store,
+	p *published,
+	i int,
+	progress Progress,
+) (stats blocks.Stats, err error) {
+	l, desc := p.Release.Layers[i], p.Blobs[i]
+	name := fmt.Sprintf("%s (%d of %d)", l.DiffID.Short(), i+1, len(p.Release.Layers))
+	progress.step(api.StepFetch, name)
+	locals, done := m.locals()
+	defer done()
+	remote := func(ctx context.Context, off, n int64) (io.ReadCloser, error) {
+		r, err := p.from.Range(ctx, desc, off, n)
+		if errors.Is(err, registry.ErrNoRanges) {
+			err = blocks.Final{Err: err}
+		}
+		return r, err
+	}
+	plan, err := blocks.Look(ctx, l, remote, locals)
+	if err == nil {
+		missing := plan.Missing()
+		_, err = s.WriteBlob(ctx, l, func(w io.WriterAt) error {
+			stats, err = plan.Write(ctx, remote, w, func(n int64) {
+				if progress != nil {
+					progress(Event{Step: api.StepFetch, Object: name, Done: min(n, missing), Total: missing})
+				}
+			})
+			return err
+		})
+	}
+	if err == nil || ctx.Err() != nil || isNoSpace(err) || isReadOnly(err) {
+		return stats, err
+	}
+	progress.note(fmt.Sprintf("layer %s is fetched as a whole: %v", l.DiffID.Short(), err))
+	return wholeBlob(ctx, s, p, l, desc, progress)
+}
+
+// wholeBlob fetches a layer's blob through containerd's content store, which takes up what was interrupted.
+func wholeBlob(
+	ctx context.Context,
+	s *store.Store,
+	p *published,
+	l layout.Layer,
+	desc ocispec.Descriptor,
+	progress Progress,
+) (stats blocks.Stats, err error) {
+	blob, err := p.engine.Open(ctx, p.from, desc, fetch.Progress(progress))
+	if err != nil {
+		return stats, err
+	}
+	defer blob.Close()
+	_, err = s.WriteBlob(ctx, l, func(w io.WriterAt) error {
+		buf := make([]byte, min(1<<20, l.Size))
+		for off := int64(0); off < l.Size; off += int64(len(buf)) {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			b := buf[:min(int64(len(buf)), l.Size-off)]
+			if _, err := io.ReadFull(blob, b); err != nil {
+				return fmt.Errorf("blob %s: %w", desc.Digest, err)
+			}
+			if _, err := w.WriteAt(b, off); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return blocks.Stats{Fetched: desc.Size, Written: l.Size, Ranges: 1, Requests: 1}, err
+}
+
+// locals are the blobs that this node has, opened.
+func (m *Machine) locals() (all []blocks.Local, done func()) {
+	var files []*os.File
+	seen := map[layout.Layer]bool{}
+	for _, s := range []*store.Store{m.State, m.Recovery} {
+		if s == nil {
+			continue
+		}
+		layers, err := s.Blobs()
+		if err != nil {
+			continue // what cannot be read is no help
+		}
+		for _, l := range layers {
+			if seen[l] {
+				continue
+			}
+			if f, err := s.OpenBlob(l.DiffID); err == nil {
+				all, files, seen[l] = append(all, blocks.Local{Layer: l, ReaderAt: f}), append(files, f), true
+			}
+		}
+	}
+	return all, func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}
+}

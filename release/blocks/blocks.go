@@ -1,0 +1,300 @@
+// Package blocks fetches a layer's blob of which most is here already: its dm-verity tree is the list of its blocks,
+// and the trees of the blobs that are here say which of them they have.
+//
+//	┌──────── data ────────┬─ tree ─┐  1. the tree, by one range; compared with the root hash
+//	│ ▒▒▒ ░░ ▒▒▒▒▒▒ ░ ▒▒▒▒ │        │  2. ▒ is in a blob that is here: read, and compared with its digest
+//	└──────────────────────┴────────┘  3. ░ is fetched by ranges, with small gaps in between
+//
+// Every block is compared with its digest before it is written, wherever it comes from, and the blob with its root
+// hash at the end: whoever serves it can make it fail, and not make it wrong.
+package blocks
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/verity"
+)
+
+// Remote reads a part of the new blob.
+type Remote func(ctx context.Context, off, n int64) (io.ReadCloser, error)
+
+// Local is a blob that is here.
+type Local struct {
+	Layer layout.Layer
+	io.ReaderAt
+}
+
+// Stats says where a blob came from, in bytes.
+type Stats struct {
+	Fetched  int64 // over the network, the tree and the gaps between ranges included
+	Reused   int64 // data that was here
+	Written  int64 // data
+	Ranges   int64 // of data that were fetched
+	Requests int64
+}
+
+// Add adds another blob's.
+func (s *Stats) Add(o Stats) {
+	s.Fetched += o.Fetched
+	s.Reused += o.Reused
+	s.Written += o.Written
+	s.Ranges += o.Ranges
+	s.Requests += o.Requests
+}
+
+const (
+	block = verity.BlockSize
+	// joined is how many blocks that are here are fetched with those around them: less than a request costs.
+	joined = 16
+	// longest is the longest range in blocks: what a broken connection costs, and what several workers share.
+	longest = 1024
+	// workers fetch at the same time.
+	workers  = 4
+	attempts = 4
+	// maxSize bounds a layer in bytes: of one as large, the digests take 2 GiB of memory.
+	maxSize = 256 << 30
+)
+
+// DamagedError says that a part of a blob came with other bytes than its tree says, each time.
+type DamagedError struct{ Off int64 }
+
+func (e *DamagedError) Error() string {
+	return fmt.Sprintf("the registry's bytes at %d are not those of the layer: they were changed or damaged", e.Off)
+}
+
+// Plan is what it takes to have a blob.
+type Plan struct {
+	layer  layout.Layer
+	leaves []byte
+	from   []place // of each block
+	locals []Local
+	stats  Stats
+}
+
+// place is where a block is here: a blob's number and its block, or none below 0.
+type place struct{ blob, block int32 }
+
+// Look reads the new blob's tree, and finds its blocks in what is here.
+func Look(ctx context.Context, layer layout.Layer, remote Remote, locals []Local) (*Plan, error) {
+	if layer.Size > maxSize {
+		return nil, Final{Err: fmt.Errorf("the layer has %d bytes, more than %d", layer.Size, maxSize)}
+	}
+	p := &Plan{layer: layer, locals: locals}
+	n := verity.TotalSize(layer.Size) - layer.Size
+	var tree []byte
+	err := p.retry(ctx, func() error {
+		var err error
+		if tree, err = p.read(ctx, remote, layer.Size, n); err != nil {
+			return err
+		}
+		p.leaves, err = verity.Leaves(behind{tree, layer.Size}, layer.Size, layer.RootHash)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.find()
+	return p, nil
+}
+
+// behind is a file whose beginning is not there.
+type behind struct {
+	b  []byte
+	at int64
+}
+
+func (f behind) ReadAt(p []byte, off int64) (int, error) {
+	return bytes.NewReader(f.b).ReadAt(p, off-f.at)
+}
+
+func (p *Plan) leaf(i int32) []byte {
+	return p.leaves[int64(i)*verity.DigestSize : (int64(i)+1)*verity.DigestSize]
+}
+
+// find looks each block up in the trees of the local blobs: their leaves are read one tree after the other.
+func (p *Plan) find() {
+	n := int32(len(p.leaves) / verity.DigestSize)
+	p.from = make([]place, n)
+	order := make([]int32, n)
+	for i := range n {
+		p.from[i], order[i] = place{-1, -1}, i
+	}
+	sort.Slice(order, func(a, b int) bool { return bytes.Compare(p.leaf(order[a]), p.leaf(order[b])) < 0 })
+	for b, l := range p.locals {
+		leaves, err := verity.Leaves(l, l.Layer.Size, l.Layer.RootHash)
+		if err != nil {
+			continue // its tree is damaged: it is no help
+		}
+		for i := range int32(len(leaves) / verity.DigestSize) {
+			leaf := leaves[int64(i)*verity.DigestSize : (int64(i)+1)*verity.DigestSize]
+			at := sort.Search(int(n), func(k int) bool { return bytes.Compare(p.leaf(order[k]), leaf) >= 0 })
+			for ; at < int(n) && bytes.Equal(p.leaf(order[at]), leaf); at++ {
+				if p.from[order[at]].blob < 0 {
+					p.from[order[at]] = place{int32(b), i}
+				}
+			}
+		}
+	}
+}
+
+// Missing returns the bytes of data that would be fetched, as far as the trees say.
+func (p *Plan) Missing() (bytes int64) {
+	for _, r := range p.ranges() {
+		bytes += int64(r.n) * block
+	}
+	return bytes
+}
+
+// run is n blocks from first on.
+type run struct{ first, n int32 }
+
+// ranges are the runs of blocks that are not here, joined over small gaps, and none too long.
+func (p *Plan) ranges() (all []run) {
+	for i := range int32(len(p.from)) {
+		if p.from[i].blob >= 0 {
+			continue
+		}
+		if k := len(all) - 1; k >= 0 {
+			if n := i - all[k].first + 1; n-all[k].n <= joined+1 && n <= longest {
+				all[k].n = n
+				continue
+			}
+		}
+		all = append(all, run{i, 1})
+	}
+	return all
+}
+
+// Write gives each block of the blob to w once: from here, and the rest from the remote.
+func (p *Plan) Write(ctx context.Context, remote Remote, w io.WriterAt, progress func(done int64)) (Stats, error) {
+	buf := make([]byte, block)
+	for i := range int32(len(p.from)) {
+		at := p.from[i]
+		if at.blob < 0 {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return p.stats, err
+		}
+		if n, _ := p.locals[at.blob].ReadAt(buf, int64(at.block)*block); n < block || !verity.Matches(buf, p.leaf(i)) {
+			p.from[i] = place{-1, -1} // it has rotted here
+			continue
+		}
+		if _, err := w.WriteAt(buf, int64(i)*block); err != nil {
+			return p.stats, err
+		}
+		p.stats.Reused += block
+	}
+	p.stats.Written = p.layer.Size
+	ranges := p.ranges()
+	p.stats.Ranges = int64(len(ranges))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(workers)
+	var mu sync.Mutex
+	for _, r := range ranges {
+		g.Go(func() error {
+			var data []byte
+			err := p.retry(ctx, func() (err error) {
+				data, err = p.read(ctx, remote, int64(r.first)*block, int64(r.n)*block)
+				if err != nil {
+					return err
+				}
+				return p.check(r, data)
+			})
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err := p.put(w, r, data); err != nil {
+				return err
+			}
+			if progress != nil {
+				progress(atomic.LoadInt64(&p.stats.Fetched))
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	return p.stats, err
+}
+
+// check compares fetched blocks with their digests.
+func (p *Plan) check(r run, data []byte) error {
+	for i := range r.n {
+		if !verity.Matches(data[int64(i)*block:int64(i+1)*block], p.leaf(r.first+i)) {
+			return &DamagedError{int64(r.first+i) * block}
+		}
+	}
+	return nil
+}
+
+// put writes those of a range's blocks that were not here.
+func (p *Plan) put(w io.WriterAt, r run, data []byte) error {
+	for i := int32(0); i < r.n; {
+		j := i
+		for j < r.n && (p.from[r.first+j].blob < 0) == (p.from[r.first+i].blob < 0) {
+			j++
+		}
+		if p.from[r.first+i].blob < 0 {
+			if _, err := w.WriteAt(data[int64(i)*block:int64(j)*block], int64(r.first+i)*block); err != nil {
+				return err
+			}
+		}
+		i = j
+	}
+	return nil
+}
+
+func (p *Plan) read(ctx context.Context, remote Remote, off, n int64) ([]byte, error) {
+	atomic.AddInt64(&p.stats.Requests, 1)
+	body, err := remote(ctx, off, n)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	data := make([]byte, n)
+	got, err := io.ReadFull(body, data)
+	atomic.AddInt64(&p.stats.Fetched, int64(got))
+	if err != nil {
+		return nil, fmt.Errorf("read %d bytes at %d: %w", n, off, err)
+	}
+	return data, nil
+}
+
+// Final is an error that another attempt does not mend.
+type Final struct{ Err error }
+
+func (f Final) Error() string { return f.Err.Error() }
+
+// Unwrap returns it.
+func (f Final) Unwrap() error { return f.Err }
+
+func (p *Plan) retry(ctx context.Context, do func() error) (err error) {
+	for n := range attempts {
+		if n > 0 {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(time.Duration(n*n) * 100 * time.Millisecond):
+			}
+		}
+		err = do()
+		var final Final
+		if err == nil || ctx.Err() != nil || errors.As(err, &final) {
+			return err
+		}
+	}
+	return err
+}

@@ -1,0 +1,171 @@
+package blocks
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/verity"
+)
+
+type memory struct{ b []byte }
+
+func (m *memory) WriteAt(p []byte, off int64) (int, error) {
+	if n := int(off) + len(p); n > len(m.b) {
+		m.b = append(m.b, make([]byte, n-len(m.b))...)
+	}
+	return copy(m.b[off:], p), nil
+}
+
+// blob makes a blob of data.
+func blob(t testing.TB, data []byte) ([]byte, layout.Layer) {
+	t.Helper()
+	m := &memory{}
+	w := verity.NewWriter(m)
+	if _, err := w.WriteAt(data, 0); err != nil {
+		t.Fatal(err)
+	}
+	root, _, err := w.Finish(int64(len(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.b, layout.Layer{DiffID: "sha256:x", Size: int64(len(data)), RootHash: root}
+}
+
+func noise(seed byte, blocks int) []byte {
+	b := make([]byte, blocks*block)
+	rand.NewChaCha8([32]byte{seed}).Read(b)
+	return b
+}
+
+// from serves a blob, and lets change look at each answer.
+func from(b []byte, change func(n int, off int64, p []byte) (io.Reader, error)) Remote {
+	var asked atomic.Int64
+	return func(_ context.Context, off, n int64) (io.ReadCloser, error) {
+		p := bytes.Clone(b[off : off+n])
+		nth := int(asked.Add(1))
+		if change == nil {
+			return io.NopCloser(bytes.NewReader(p)), nil
+		}
+		r, err := change(nth, off, p)
+		return io.NopCloser(r), err
+	}
+}
+
+func get(t testing.TB, l layout.Layer, r Remote, locals ...Local) ([]byte, Stats, error) {
+	t.Helper()
+	p, err := Look(t.Context(), l, r, locals)
+	if err != nil {
+		return nil, Stats{}, err
+	}
+	m := &memory{}
+	w := verity.NewWriter(m)
+	stats, err := p.Write(t.Context(), r, w, nil)
+	if err != nil {
+		return nil, stats, err
+	}
+	root, _, err := w.Finish(l.Size)
+	if err != nil {
+		return nil, stats, err
+	}
+	if root != l.RootHash {
+		return nil, stats, errors.New("another root hash")
+	}
+	return m.b, stats, nil
+}
+
+// Blocks that are here, wherever they moved to, are not fetched.
+func TestBlocksThatAreHere(t *testing.T) {
+	old := noise(1, 1000)
+	data := append(bytes.Clone(old[500*block:]), noise(2, 30)...)
+	data = append(data, old[:500*block]...)
+	data = append(data, old[7*block:8*block]...) // once more
+	want, l := blob(t, data)
+	have, layer := blob(t, old)
+	damaged := bytes.Clone(have)
+	damaged[600*block+5] ^= 1 // a block that has rotted is fetched
+	torn := bytes.Clone(have)
+	torn[len(torn)-1] ^= 1 // and a damaged tree is no help
+	for name, c := range map[string]struct {
+		locals []Local
+		blocks int64
+	}{
+		"here":         {[]Local{{layer, bytes.NewReader(have)}}, 30},
+		"damaged":      {[]Local{{layer, bytes.NewReader(damaged)}}, 31},
+		"damaged tree": {[]Local{{layer, bytes.NewReader(torn)}, {layer, bytes.NewReader(have)}}, 30},
+		"nothing":      {nil, 1031},
+	} {
+		got, stats, err := get(t, l, from(want, nil), c.locals...)
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		tree := int64(len(want)) - l.Size
+		if stats.Fetched != tree+c.blocks*block || stats.Reused != l.Size-c.blocks*block || stats.Written != l.Size {
+			t.Errorf("%s: %+v, want %d blocks", name, stats, c.blocks)
+		}
+	}
+}
+
+// Small gaps are fetched with what is around them, and written from here once.
+func TestRangesAreJoined(t *testing.T) {
+	old := noise(1, 400)
+	data := bytes.Clone(old)
+	for _, i := range []int{10, 20, 100, 300} { // 10 and 20 have 9 blocks between them
+		copy(data[i*block:], noise(byte(i), 1))
+	}
+	want, l := blob(t, data)
+	have, layer := blob(t, old)
+	got, stats, err := get(t, l, from(want, nil), Local{layer, bytes.NewReader(have)})
+	if err != nil || !bytes.Equal(got, want) || stats.Ranges != 3 || stats.Requests != 4 {
+		t.Errorf("%v, %+v", err, stats)
+	}
+}
+
+// Wrong bytes are never written: what is broken once is asked for again, and what stays broken is refused.
+func TestHostileRemote(t *testing.T) {
+	want, l := blob(t, noise(1, 300))
+	cut := errors.New("connection reset")
+	flip := func(_ int, _ int64, p []byte) io.Reader { p[len(p)/2] ^= 1; return bytes.NewReader(p) }
+	for name, change := range map[string]func(n int, off int64, p []byte) (io.Reader, error){
+		"flipped": func(n int, off int64, p []byte) (io.Reader, error) { return flip(n, off, p), nil },
+		"short":   func(_ int, _ int64, p []byte) (io.Reader, error) { return bytes.NewReader(p[:len(p)-1]), nil },
+		"swapped": func(_ int, _ int64, p []byte) (io.Reader, error) {
+			return io.MultiReader(bytes.NewReader(p[block:]), bytes.NewReader(p[:block])), nil
+		},
+		"zeros": func(_ int, _ int64, p []byte) (io.Reader, error) {
+			return bytes.NewReader(make([]byte, len(p))), nil
+		},
+		"reset": func(int, int64, []byte) (io.Reader, error) { return strings.NewReader(""), cut },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			once := func(n int, off int64, p []byte) (io.Reader, error) {
+				if n%2 == 1 {
+					return change(n, off, p)
+				}
+				return bytes.NewReader(p), nil
+			}
+			if got, _, err := get(t, l, from(want, once)); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("broken once: %v", err)
+			}
+			if _, _, err := get(t, l, from(want, change)); err == nil {
+				t.Error("broken each time: accepted")
+			}
+		})
+	}
+	final := func(int, int64, []byte) (io.Reader, error) { return strings.NewReader(""), Final{cut} }
+	if _, _, err := get(t, l, from(want, final)); !errors.Is(err, cut) {
+		t.Errorf("%v", err)
+	}
+	huge := l
+	huge.Size = 1 << 50
+	if _, _, err := get(t, huge, from(want, nil)); err == nil {
+		t.Error("a layer of a petabyte accepted")
+	}
+}

@@ -1,0 +1,62 @@
+package release
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/kairos-buildkit/kairos/image"
+	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/trust"
+)
+
+// AddSignatures publishes signatures of a release that is in the registry: as one more artifact beside the image, with
+// the same record and blobs. The artifacts that are there stay, so that nobody's signatures are lost when two sign
+// at once; [Signatures] unites them.
+func AddSignatures(
+	ctx context.Context, to Target, a Artifact, s trust.Signatures,
+) (ocispec.Descriptor, error) {
+	b, err := s.Marshal()
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("sign release %s: %w", a.Release.ID(), err)
+	}
+	a.Signatures = describe(layout.SignaturesType, b)
+	if _, err := to.Push(ctx, a.Signatures, bytes.NewReader(b)); err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("sign release %s: %w", a.Release.ID(), err)
+	}
+	return pushArtifact(ctx, to, a)
+}
+
+// Signatures returns the signatures of the artifacts beside a release's image that have the very same record. Nothing
+// about them is believed: there may be several of one key, in no order, and wrong ones. Artifacts that cannot be
+// read are left out.
+func Signatures(ctx context.Context, from Repository, r layout.Release) (trust.Signatures, error) {
+	record, err := r.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	descs, err := from.Referrers(ctx, r.Manifest, layout.ReleaseType)
+	if err != nil {
+		return nil, err
+	}
+	var all trust.Signatures
+	for _, d := range descs[:min(len(descs), maxReferrers)] {
+		a, err := Read(ctx, from, d)
+		if err != nil || a.Signatures.Digest == "" {
+			continue
+		}
+		if other, err := a.Release.Marshal(); err != nil || !bytes.Equal(other, record) {
+			continue
+		}
+		b, err := image.ReadBlob(ctx, from, a.Signatures)
+		if err != nil {
+			continue
+		}
+		if s, err := trust.ParseSignatures(b); err == nil {
+			all = append(all, s...)
+		}
+	}
+	return all, nil
+}
