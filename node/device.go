@@ -39,9 +39,10 @@ func (d Device) String() string {
 	return s
 }
 
-// Devices lists the machine's disks, the largest first. The live medium's is not among them.
-func Devices(medium string) ([]Device, error) {
-	dirs, err := os.ReadDir("/sys/block")
+// devices lists the machine's disks, the largest first. The live medium's is not among them.
+func (m *Machine) devices() ([]Device, error) {
+	sys := m.path("sys/block")
+	dirs, err := os.ReadDir(sys)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +55,7 @@ func Devices(medium string) ([]Device, error) {
 			strings.HasPrefix(e.Name(), "fd") {
 			continue
 		}
-		d := readDevice(e.Name(), medium)
+		d := readDevice(sys, e.Name(), m.Boot.Medium)
 		if d.Size > 0 && !d.medium {
 			all = append(all, d)
 		}
@@ -63,8 +64,8 @@ func Devices(medium string) ([]Device, error) {
 	return all, nil
 }
 
-func readDevice(name, medium string) Device {
-	dir := filepath.Join("/sys/block", name)
+func readDevice(sys, name, medium string) Device {
+	dir := filepath.Join(sys, name)
 	d := Device{Path: "/dev/" + strings.ReplaceAll(name, "!", "/")}
 	if n, err := strconv.ParseInt(sysfs(dir, "size"), 10, 64); err == nil {
 		d.Size = n * 512
@@ -90,8 +91,8 @@ func sysfs(dir, name string) string {
 
 // chooseDevice returns the disk that an installation goes to: the one that is named, or the
 // largest one for "auto".
-func chooseDevice(want, medium string) (Device, error) {
-	all, err := Devices(medium)
+func (m *Machine) chooseDevice(want string) (Device, error) {
+	all, err := m.devices()
 	if err != nil {
 		return Device{}, err
 	}

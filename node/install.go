@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/kairos-buildkit/kairos/api"
@@ -66,10 +67,21 @@ func (m *Machine) Install(ctx context.Context, o InstallOptions) (r api.InstallR
 	if o.Device == "" {
 		o.Device = c.Device
 	}
+	h := &hooks{m: m, command: "install", config: m.imageConfig().With(o.Config), env: c.Env, progress: o.Progress}
+	if o.Unattended {
+		if err := m.awaitNetwork(ctx, h.config, []string{o.Source, c.RecoverySource}, o.Progress); err != nil {
+			return r, err
+		}
+	}
+	if strings.HasPrefix(o.Device, scriptPrefix) { // the program looks at what is there
+		if err := m.awaitUdev(ctx); err != nil {
+			return r, err
+		}
+	}
 	if o.Device, err = scriptDevice(ctx, o.Device, c.Env); err != nil {
 		return r, err
 	}
-	device, err := chooseDevice(o.Device, m.Boot.Medium)
+	device, err := m.awaitDisk(ctx, o.Device, o.Unattended, o.Progress)
 	if err != nil {
 		return r, err
 	}
@@ -83,7 +95,7 @@ func (m *Machine) Install(ctx context.Context, o InstallOptions) (r api.InstallR
 	if o.Unattended && !c.Force {
 		var others []Device
 		if o.Device == "" || o.Device == "auto" {
-			if others, err = Devices(m.Boot.Medium); err != nil {
+			if others, err = m.devices(); err != nil {
 				return r, err
 			}
 		}
@@ -96,7 +108,6 @@ func (m *Machine) Install(ctx context.Context, o InstallOptions) (r api.InstallR
 			return r, err
 		}
 	}
-	h := &hooks{m: m, command: "install", config: m.imageConfig().With(o.Config), env: c.Env, progress: o.Progress}
 	if err := h.before(ctx); err != nil {
 		return r, err
 	}

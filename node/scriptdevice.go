@@ -9,10 +9,13 @@ import (
 	"strings"
 )
 
+// scriptPrefix is how a device begins that a program chooses.
+const scriptPrefix = "script://"
+
 // scriptDevice returns the disk that a program chooses: script://PROGRAM ARGUMENTS prints one path, and fails where
 // there is none. Other devices are returned as they are. The program gets env beside this process's own variables.
 func scriptDevice(ctx context.Context, device string, env map[string]string) (string, error) {
-	line, ok := strings.CutPrefix(device, "script://")
+	line, ok := strings.CutPrefix(device, scriptPrefix)
 	if !ok {
 		return device, nil
 	}

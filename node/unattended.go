@@ -43,6 +43,9 @@ func (m *Machine) MediumConfig(ctx context.Context) (c *config.Config, raw []byt
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, err
 	}
+	if err := m.awaitUdev(ctx); err != nil { // a volume's driver may be on its way
+		return nil, nil, err
+	}
 	attached, err := datasource.Find(m.Root)
 	if err != nil {
 		return nil, nil, err
