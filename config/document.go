@@ -66,9 +66,11 @@ with dots: ` + "`partitions.oem.size: 60`" + `.
 Keys that begin with ` + "`x-`" + ` or a dot are left alone, for what aliases refer to.
 
 **Keys of an account.** ` + "`github:NAME` and `gitlab:NAME`" + ` are fetched from github.com and gitlab.com, as
-/NAME.keys. Another server, such as a company's own, is named by ` + "`KAIROS_GITHUB_URL=`" + ` and
-` + "`KAIROS_GITLAB_URL=` in `/etc/kairos/environment`" + `, which the image's Dockerfile or write_files writes.
-Public keys without options are taken, and tried again until they are there.
+/NAME.keys. Another server, such as a company's own, is named by a line ` + "`KAIROS_GITHUB_URL=https://…`" + ` or
+` + "`KAIROS_GITLAB_URL=https://…`" + ` in /etc/kairos/environment, which the image's Dockerfile or write_files
+writes. An own authority's certificate goes into a file in /etc/ssl/certs or /etc/pki/tls/certs, in the same way.
+Public keys without options are taken, when the network is up; the boot does not wait for them. They are tried again
+until they are there, and ` + "`kairos-apply status`" + ` says why one is not.
 
 **Files.** Of several files maps are merged key by key; of two scalars the later one counts; lists of maps and of
 commands are joined; other lists get the values that they do not have yet; null takes away what earlier files say.

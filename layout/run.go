@@ -48,6 +48,8 @@ const (
 	// RunKeys is a JSON file: the public keys to fetch when the network is up, as a list of names such as github:NAME
 	// for each user.
 	RunKeys = RunDir + "/keys.json"
+	// RunKeysMissing has, as RunProblems, those of them that could not be fetched yet, and why.
+	RunKeysMissing = RunDir + "/keys-missing.json"
 	// RunSentinels has one empty file that says what was booted, as the Kairos project's stages ask for it: live_mode,
 	// recovery_mode, active_mode or passive_mode.
 	RunSentinels = "run/cos"

@@ -165,9 +165,13 @@ func passive(root string) bool {
 	return ok && m.booted() != "" && active.ID != m.booted()
 }
 
-// configProblems reads what of the cloud-config did not take effect in this boot.
+// configProblems reads what of the cloud-config did not take effect in this boot, or not yet.
 func configProblems(root string) []layout.Problem {
-	b, err := os.ReadFile(filepath.Join(root, layout.RunProblems))
+	return append(problemsIn(root, layout.RunProblems), problemsIn(root, layout.RunKeysMissing)...)
+}
+
+func problemsIn(root, name string) []layout.Problem {
+	b, err := os.ReadFile(filepath.Join(root, name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -75,6 +75,13 @@ func TestConfigTakesEffect(t *testing.T) {
 	if p := m.statusProblems(); len(p) != 1 || p[0].Path != "unknown_key" || p[0].Where != "90_custom.yaml:2" {
 		t.Errorf("status has %+v", p)
 	}
+	missing := layout.MarshalProblems([]layout.Problem{{Path: "ssh_authorized_keys", Message: "not fetched yet"}})
+	if err := os.WriteFile(filepath.Join(root, layout.RunKeysMissing), missing, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if p := m.statusProblems(); len(p) != 2 || p[1].Message != "not fetched yet" {
+		t.Errorf("status has %+v", p)
+	}
 }
 
 // A stage that fails makes a release unhealthy where the config says so.

@@ -20,7 +20,8 @@ import (
 )
 
 // Settings is a file of lines KEY=VALUE with what an image or a config may change about provisioning:
-// KAIROS_GITHUB_URL and KAIROS_GITLAB_URL are where public keys come from in place of the public services.
+// KAIROS_GITHUB_URL and KAIROS_GITLAB_URL are where public keys come from in place of the public services, as https://
+// and a host, with a path where there is one. A key lets somebody log in: plain HTTP is refused.
 const Settings = "/etc/kairos/environment"
 
 // keyServices are where public keys of accounts are, as NAME.keys: the setting, and what holds without it.
@@ -46,7 +47,8 @@ func keyFile(k string) string {
 }
 
 // FetchKeys fetches the public keys that the config names, and allows them. What was fetched is kept on PERSISTENT, so
-// that the next boot needs no network for it. The caller tries again after an error.
+// that the next boot needs no network for it. The caller tries again after an error; status shows meanwhile what is
+// missing.
 func (s *System) FetchKeys(ctx context.Context) error {
 	b, err := s.root.ReadFile(layout.RunKeys, 1<<20)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -76,7 +78,18 @@ func (s *System) FetchKeys(ctx context.Context) error {
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(errors.Join(errs...), s.noteMissing(errs))
+}
+
+// noteMissing leaves for status which keys could not be fetched yet.
+func (s *System) noteMissing(errs []error) error {
+	var missing []layout.Problem
+	for _, err := range errs {
+		missing = append(missing, layout.Problem{
+			Path: "ssh_authorized_keys", Message: "not fetched yet, tried again: " + err.Error(),
+		})
+	}
+	return s.write(layout.RunKeysMissing, layout.MarshalProblems(missing), 0o644)
 }
 
 func (s *System) fetchKeys(ctx context.Context, k string) ([]string, error) {
@@ -86,7 +99,9 @@ func (s *System) fetchKeys(ctx context.Context, k string) ([]string, error) {
 	}
 	base := keyServices[service][1]
 	if set := s.setting(keyServices[service][0]); set != "" {
-		base = set
+		if base = set; !strings.HasPrefix(base, "https://") {
+			return nil, fmt.Errorf("%s: %s=%s: want https://", Settings, keyServices[service][0], set)
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()

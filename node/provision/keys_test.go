@@ -15,7 +15,7 @@ import (
 func TestFetchKeys(t *testing.T) {
 	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFakeFakeFakeFakeFakeFakeFakeFakeFakeFakeFake"
 	there := false
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !there || r.URL.Path != "/octo.keys" {
 			http.NotFound(w, r)
 			return
@@ -24,6 +24,7 @@ func TestFetchKeys(t *testing.T) {
 		w.Write([]byte(key + "\ncommand=\"/bin/sh\" " + key + "\nhello\n"))
 	}))
 	defer server.Close()
+	trust(t, server)
 	s, dir := newSystem(t, layout.RoleSystem, map[string]string{
 		Settings[1:]: "KAIROS_GITHUB_URL=" + server.URL + "\n",
 	})
@@ -38,6 +39,9 @@ func TestFetchKeys(t *testing.T) {
 	if err := s.FetchKeys(t.Context()); err == nil {
 		t.Error("no keys, and no error: nobody tries again")
 	}
+	if got := get(t, dir, layout.RunKeysMissing); !strings.Contains(got, "user kairos: github:octo: ") {
+		t.Errorf("status is not told: %s", got)
+	}
 	there = true
 	for range 2 {
 		if err := s.FetchKeys(t.Context()); err != nil {
@@ -46,6 +50,9 @@ func TestFetchKeys(t *testing.T) {
 	}
 	if got := get(t, dir, file); got != "own\n"+key+"\n" {
 		t.Errorf("fetched: %q", got)
+	}
+	if got := get(t, dir, layout.RunKeysMissing); got != "[]\n" {
+		t.Errorf("status is told of what is there: %s", got)
 	}
 	// Another boot, without a network and with another home.
 	if err := os.RemoveAll(filepath.Join(dir, "home/kairos/.ssh")); err != nil {
@@ -59,6 +66,27 @@ func TestFetchKeys(t *testing.T) {
 	}
 }
 
+// trust has the test's requests trust a server.
+func trust(t *testing.T, server *httptest.Server) {
+	before := http.DefaultTransport
+	http.DefaultTransport = server.Client().Transport
+	t.Cleanup(func() { http.DefaultTransport = before })
+}
+
+// Whoever answers in place of a key's server logs in: not by plain HTTP.
+func TestKeysAreNotFetchedByHTTP(t *testing.T) {
+	s, _ := newSystem(t, layout.RoleSystem, map[string]string{
+		Settings[1:]: "KAIROS_GITHUB_URL=http://git.example\n",
+	})
+	c := parse("users: [" + strings.TrimSuffix(userYAML(), "}") + ", ssh_authorized_keys: ['github:octo']}]\n")
+	if problems := apply(t, s, c); problems != "" {
+		t.Fatal(problems)
+	}
+	if err := s.FetchKeys(t.Context()); err == nil || !strings.Contains(err.Error(), "want https://") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestFetchIsNotLedToHTTP(t *testing.T) {
 	plain := httptest.NewServer(
 		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("stranger\n")) }),
@@ -66,9 +94,7 @@ func TestFetchIsNotLedToHTTP(t *testing.T) {
 	defer plain.Close()
 	secure := httptest.NewTLSServer(http.RedirectHandler(plain.URL, http.StatusFound))
 	defer secure.Close()
-	before := http.DefaultTransport
-	http.DefaultTransport = secure.Client().Transport
-	defer func() { http.DefaultTransport = before }()
+	trust(t, secure)
 	if b, err := Fetch(t.Context(), secure.URL, 100); err == nil ||
 		!strings.Contains(err.Error(), "redirected from https to http") {
 		t.Errorf("%q, %v", b, err)
