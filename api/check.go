@@ -21,9 +21,17 @@ type UpgradeCheck struct {
 	// Layers are the image's layers, Missing those of them that the node does not have.
 	Layers  int `json:"layers"`
 	Missing int `json:"missing"`
-	// Fetch is the number of bytes to fetch from a registry at most: what an earlier run has fetched is not
-	// subtracted. Write is about what would be written to the partition with the store, and Free what that has.
-	Fetch int64 `json:"fetch"`
+	// Fetch is the number of bytes of layers to fetch from a registry: what [Transfer] then has as Fetched, unless an
+	// earlier run has fetched some of it, requests break, or releases have to be removed for room first. Of a release
+	// that is published beside its image, Reuse, Ranges and Requests are what Transfer then has as Reused, Ranges and
+	// Requests: bytes of data that other blobs on the node have, ranges of blobs, and requests for them, as their
+	// dm-verity trees say. They are 0 where whole layers are fetched and converted.
+	Fetch    int64 `json:"fetch"`
+	Reuse    int64 `json:"reuse,omitempty"`
+	Ranges   int64 `json:"ranges,omitempty"`
+	Requests int64 `json:"requests,omitempty"`
+	// Write is about the number of bytes that would be written to the partition with the store, and Free what that
+	// has.
 	Write int64 `json:"write"`
 	Free  int64 `json:"free"`
 	// Removed are the ids of releases that no role would need any more.

@@ -13,13 +13,14 @@ type Result struct {
 	// Outcome is OutcomeBlessed or OutcomeFellBack where somebody waited for it, and Failure then why it fell back.
 	Outcome string   `json:"outcome,omitempty"`
 	Failure *Failure `json:"failure,omitempty"`
-	// Transfer says where the layers came from, of a release that is published beside its image.
+	// Transfer says where the layers came from.
 	Transfer
 }
 
-// Transfer is where the layers of a published release came from, in bytes of their blobs.
+// Transfer is where the layers came from, in bytes. Of layers that were fetched whole and converted only Fetched is
+// known.
 type Transfer struct {
-	Fetched  int64 `json:"fetched,omitempty"`  // over the network
+	Fetched  int64 `json:"fetched,omitempty"`  // of layers and their blobs, from a registry
 	Reused   int64 `json:"reused,omitempty"`   // data that other blobs here had
 	Written  int64 `json:"written,omitempty"`  // data of the new blobs
 	Ranges   int64 `json:"ranges,omitempty"`   // of data that were fetched

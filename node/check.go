@@ -54,7 +54,7 @@ func (m *Machine) CheckUpgrade(ctx context.Context, o CheckOptions) (c api.Upgra
 	if err := m.compare(ctx, &c, img, o); err != nil {
 		return c, err
 	}
-	if err := m.cost(&c, target, img, o.Source.Kind == source.Registry); err != nil {
+	if err := m.cost(ctx, &c, target, img); err != nil {
 		return c, err
 	}
 	done, err := m.wouldChange(&c, target, img, o.UpgradeOptions)
@@ -151,7 +151,7 @@ func garbage(found []store.Found, keep []string, img *source.Image) (n int64) {
 }
 
 // cost counts what would be fetched and written.
-func (m *Machine) cost(c *api.UpgradeCheck, target *store.Store, img *source.Image, fetches bool) (err error) {
+func (m *Machine) cost(ctx context.Context, c *api.UpgradeCheck, target *store.Store, img *source.Image) (err error) {
 	if c.Free, err = m.free(target.Dir()); err != nil {
 		return err
 	}
@@ -159,18 +159,39 @@ func (m *Machine) cost(c *api.UpgradeCheck, target *store.Store, img *source.Ima
 		return err
 	}
 	c.Layers = len(img.Layers)
+	has := m.hasThen(target, img)
 	for _, l := range img.Layers {
-		_, _, err := m.anywhere(l.DiffID, target, m.State)
-		if errors.Is(err, errNoLayer) {
-			c.Missing++
-			if fetches {
-				c.Fetch += l.Stored
-			}
-		} else if err != nil {
+		if _, ok, err := has(l.DiffID); err != nil {
 			return err
+		} else if ok {
+			continue
+		}
+		if c.Missing++; img.Repository != nil {
+			c.Fetch += l.Stored
 		}
 	}
-	return nil
+	p := m.published(ctx, target, img, has, nil)
+	if p == nil {
+		return nil
+	}
+	s, err := m.forecast(ctx, p, has)
+	c.Fetch, c.Reuse, c.Ranges, c.Requests = s.Fetched, s.Reused, s.Ranges, s.Requests
+	return err
+}
+
+// hasThen says which of an image's layers a store has when an upgrade begins to fetch.
+func (m *Machine) hasThen(s *store.Store, img *source.Image) hasLayer {
+	return func(id layout.Digest) (layout.Layer, bool, error) {
+		l, ok, err := s.Layer(id)
+		if ok || err != nil || s == m.State {
+			return l, ok, err
+		}
+		if !slices.ContainsFunc(img.Layers, func(l image.Layer) bool { return l.DiffID == id }) {
+			return l, false, nil
+		}
+		l, ok = copied(m.State, img, id)
+		return l, ok, nil
+	}
 }
 
 var errNoLayer = errors.New("the layer is not on this node")

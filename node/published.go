@@ -24,8 +24,7 @@ import (
 // published is a release that is beside its image.
 type published struct {
 	release.Artifact
-	from   *registry.Repository
-	engine *fetch.Engine
+	from *registry.Repository
 }
 
 // published finds the release beside an image, where that can be used here: its layers are those of the image, in the
@@ -37,11 +36,11 @@ func (m *Machine) published(
 	ctx context.Context,
 	s *store.Store,
 	img *source.Image,
-	e *fetch.Engine,
+	has hasLayer,
 	progress Progress,
 ) *published {
 	manifest, err := layout.ParseDigest(img.Manifest.Digest.String())
-	if img.Repository == nil || e == nil || err != nil {
+	if img.Repository == nil || err != nil {
 		return nil
 	}
 	a, err := release.Find(ctx, img.Repository, manifest)
@@ -59,20 +58,23 @@ func (m *Machine) published(
 		err = errors.New("the image is named by its digest, and the release is not signed")
 	}
 	if err == nil {
-		err = m.takes(s, a)
+		err = m.takes(s, a, has)
 	}
 	if err != nil {
 		progress.note(fmt.Sprintf("the release beside the image is not used, its layers are converted here: %v", err))
 		return nil
 	}
-	return &published{a, img.Repository, e}
+	return &published{a, img.Repository}
 }
 
+// hasLayer says which layers are here when the missing ones are fetched.
+type hasLayer func(layout.Digest) (layout.Layer, bool, error)
+
 // takes says whether a release's layers can be in the store.
-func (m *Machine) takes(s *store.Store, a release.Artifact) error {
+func (m *Machine) takes(s *store.Store, a release.Artifact, has hasLayer) error {
 	need := int64(reserve)
 	for _, l := range a.Release.Layers {
-		have, ok, err := s.Layer(l.DiffID)
+		have, ok, err := has(l.DiffID)
 		if err != nil {
 			return err
 		}
@@ -91,34 +93,73 @@ func (m *Machine) takes(s *store.Store, a release.Artifact) error {
 	return nil
 }
 
-// fetch brings the layers that are missing into the store.
+// fetch brings the layers that are missing into the store. What it returns counts with an error, too.
 func (m *Machine) fetch(
 	ctx context.Context,
+	e *fetch.Engine,
 	s *store.Store,
 	p *published,
 	progress Progress,
-) (api.Transfer, error) {
-	var total blocks.Stats
+) (total blocks.Stats, err error) {
 	for i, l := range p.Release.Layers {
 		if _, ok, err := s.Layer(l.DiffID); err != nil {
-			return api.Transfer{}, err
+			return total, err
 		} else if ok {
 			continue
 		}
-		stats, err := m.fetchLayer(ctx, s, p, i, progress)
-		if err != nil {
-			return api.Transfer{}, err
-		}
+		stats, err := m.fetchLayer(ctx, e, s, p, i, progress)
 		total.Add(stats)
+		if err != nil {
+			return total, err
+		}
 	}
+	return total, nil
+}
+
+func transfer(s blocks.Stats) api.Transfer {
 	return api.Transfer{
-		Fetched: total.Fetched, Reused: total.Reused, Written: total.Written,
-		Ranges: total.Ranges, Requests: total.Requests,
-	}, nil
+		Fetched: s.Fetched, Reused: s.Reused, Written: s.Written, Ranges: s.Ranges, Requests: s.Requests,
+	}
+}
+
+// forecast says what [Machine.fetch] will return, from trees alone.
+func (m *Machine) forecast(ctx context.Context, p *published, has hasLayer) (total blocks.Stats, err error) {
+	locals, done := m.locals()
+	defer done()
+	for i, l := range p.Release.Layers {
+		if _, ok, err := has(l.DiffID); err != nil {
+			return total, err
+		} else if ok {
+			continue
+		}
+		plan, err := blocks.Look(ctx, l, p.remote(i), locals)
+		if ctx.Err() != nil {
+			return total, ctx.Err()
+		}
+		if err != nil {
+			total.Add(whole(l, p.Blobs[i]))
+			continue
+		}
+		total.Add(plan.Cost())
+		locals = append(locals, plan.Local())
+	}
+	return total, nil
+}
+
+// remote reads parts of a layer's blob.
+func (p *published) remote(i int) blocks.Remote {
+	return func(ctx context.Context, off, n int64) (io.ReadCloser, error) {
+		r, err := p.from.Range(ctx, p.Blobs[i], off, n)
+		if errors.Is(err, registry.ErrNoRanges) {
+			err = blocks.Final{Err: err}
+		}
+		return r, err
+	}
 }
 
 func (m *Machine) fetchLayer(
 	ctx context.Context,
+	e *fetch.Engine,
 	s *store.Store,
 	p *published,
 	i int,
@@ -129,16 +170,10 @@ func (m *Machine) fetchLayer(
 	progress.step(api.StepFetch, name)
 	locals, done := m.locals()
 	defer done()
-	remote := func(ctx context.Context, off, n int64) (io.ReadCloser, error) {
-		r, err := p.from.Range(ctx, desc, off, n)
-		if errors.Is(err, registry.ErrNoRanges) {
-			err = blocks.Final{Err: err}
-		}
-		return r, err
-	}
+	remote := p.remote(i)
 	plan, err := blocks.Look(ctx, l, remote, locals)
 	if err == nil {
-		missing := plan.Missing()
+		missing := plan.Cost().Fetched
 		_, err = s.WriteBlob(ctx, l, func(w io.WriterAt) error {
 			stats, err = plan.Write(ctx, remote, w, func(n int64) {
 				if progress != nil {
@@ -152,19 +187,31 @@ func (m *Machine) fetchLayer(
 		return stats, err
 	}
 	progress.note(fmt.Sprintf("layer %s is fetched as a whole: %v", l.DiffID.Short(), err))
-	return wholeBlob(ctx, s, p, l, desc, progress)
+	more, err := wholeBlob(ctx, e, s, p.from, l, desc, progress)
+	stats.Fetched += more.Fetched
+	stats.Requests += more.Requests
+	stats.Reused, stats.Written, stats.Ranges = 0, more.Written, more.Ranges
+	return stats, err
+}
+
+// whole is what a layer's blob costs that is not fetched by blocks.
+func whole(l layout.Layer, desc ocispec.Descriptor) blocks.Stats {
+	return blocks.Stats{Fetched: desc.Size, Written: l.Size, Ranges: 1, Requests: 1}
 }
 
 // wholeBlob fetches a layer's blob through containerd's content store, which takes up what was interrupted.
 func wholeBlob(
 	ctx context.Context,
+	e *fetch.Engine,
 	s *store.Store,
-	p *published,
+	from *registry.Repository,
 	l layout.Layer,
 	desc ocispec.Descriptor,
 	progress Progress,
 ) (stats blocks.Stats, err error) {
-	blob, err := p.engine.Open(ctx, p.from, desc, fetch.Progress(progress))
+	stats, before := whole(l, desc), e.Fetched()
+	blob, err := e.Open(ctx, from, desc, fetch.Progress(progress))
+	stats.Fetched = e.Fetched() - before
 	if err != nil {
 		return stats, err
 	}
@@ -185,7 +232,7 @@ func wholeBlob(
 		}
 		return nil
 	})
-	return blocks.Stats{Fetched: desc.Size, Written: l.Size, Ranges: 1, Requests: 1}, err
+	return stats, err
 }
 
 // locals are the blobs that this node has, opened.

@@ -17,6 +17,7 @@ import (
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/loader"
 	"github.com/kairos-buildkit/kairos/node/fetch"
+	"github.com/kairos-buildkit/kairos/release/blocks"
 	"github.com/kairos-buildkit/kairos/store"
 	"github.com/kairos-buildkit/kairos/uki"
 )
@@ -55,10 +56,13 @@ func (m *Machine) stage(
 	if err != nil {
 		return nil, err
 	}
-	beside := m.published(ctx, s, img, e, progress)
-	var transfer api.Transfer
+	var beside *published
+	if e != nil {
+		beside = m.published(ctx, s, img, s.Layer, progress)
+	}
+	var moved blocks.Stats
 	if beside != nil {
-		if transfer, err = m.fetch(ctx, s, beside, progress); err != nil {
+		if moved, err = m.fetch(ctx, e, s, beside, progress); err != nil {
 			if ctx.Err() != nil || isNoSpace(err) || isReadOnly(err) {
 				return nil, err
 			}
@@ -66,7 +70,9 @@ func (m *Machine) stage(
 			beside = nil
 		}
 	}
+	before := e.Fetched()
 	layers, err := m.stageLayers(ctx, s, img, maxContent, progress) // what is there already stays
+	moved.Fetched += e.Fetched() - before
 	if tooLarge := (*erofs.ContentError)(nil); errors.As(err, &tooLarge) {
 		return nil, refuse("%v: if the image is meant to be that large, say so with --max-content SIZE", err)
 	}
@@ -112,7 +118,7 @@ func (m *Machine) stage(
 	if err := s.AddRelease(release); err != nil {
 		return nil, err
 	}
-	return &stagedRelease{release, files, transfer}, nil
+	return &stagedRelease{release, files, transfer(moved)}, nil
 }
 
 func (m *Machine) stageLayers(

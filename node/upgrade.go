@@ -468,19 +468,27 @@ func (m *Machine) finishRecovery(ctx context.Context, r api.Result) (api.Result,
 	return r, errors.Join(err, m.ESP.Mirror())
 }
 
+// copied says whether an image's layer can be taken from a store. One that the image's kernel does not read is
+// fetched, and converted for it.
+func copied(from *store.Store, img *source.Image, id layout.Digest) (layout.Layer, bool) {
+	layer, ok, err := from.Layer(id)
+	if err != nil || !ok {
+		return layer, false
+	}
+	can := formatOf(img.Config.Config.Labels)
+	if can == "" {
+		return layer, true
+	}
+	c, err := from.Compression(layer)
+	return layer, err == nil && layout.CompressionRank(string(c)) <= layout.CompressionRank(can)
+}
+
 // copyLayers copies the layers of an image that another store has.
 func copyLayers(ctx context.Context, from, to *store.Store, img *source.Image) error {
 	for _, l := range img.Layers {
-		layer, ok, err := from.Layer(l.DiffID)
-		if err != nil || !ok {
+		layer, ok := copied(from, img, l.DiffID)
+		if !ok {
 			continue
-		}
-		if can := formatOf(img.Config.Config.Labels); can != "" {
-			// One that the image's kernel does not read is fetched, and converted for it.
-			c, err := from.Compression(layer)
-			if err != nil || layout.CompressionRank(string(c)) > layout.CompressionRank(can) {
-				continue
-			}
 		}
 		f, err := from.OpenBlob(l.DiffID)
 		if err != nil {

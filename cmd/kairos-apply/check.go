@@ -71,8 +71,8 @@ func checkText(w io.Writer, c api.UpgradeCheck) error {
 		fmt.Fprintf(w, "%s %s.\n", name, what)
 	}
 	if c.Layers > 0 {
-		fmt.Fprintf(w, "%d of %d layers are not on this node: %s to fetch, about %s to write, %s free.\n",
-			c.Missing, c.Layers, megabytes(c.Fetch), megabytes(c.Write), megabytes(c.Free))
+		fmt.Fprintf(w, "%d of %d layers are not on this node: %s to fetch%s, about %s to write, %s free.\n",
+			c.Missing, c.Layers, megabytes(c.Fetch), byBlocks(c), megabytes(c.Write), megabytes(c.Free))
 	}
 	for _, id := range c.Removed {
 		fmt.Fprintln(w, "Release", id, "would be removed.")
@@ -88,6 +88,14 @@ func checkText(w io.Writer, c api.UpgradeCheck) error {
 		return err
 	}
 	return differences(w, "Packages", c.Packages)
+}
+
+// byBlocks says how a published release would be fetched.
+func byBlocks(c api.UpgradeCheck) string {
+	if c.Requests == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" in %d requests (%s of the blobs' data are here)", c.Requests, megabytes(c.Reuse))
 }
 
 // differences lists what differs from the release that runs.

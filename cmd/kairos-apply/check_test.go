@@ -32,6 +32,15 @@ Packages that differ from the running release:
 Labels are those of the running release.
 Packages are those of the running release.
 `},
+		{api.UpgradeCheck{
+			Release: "0123456789ab", Outcome: api.OutcomeUpgrade, Layers: 2, Missing: 1,
+			Fetch: 10_700_000, Reuse: 72_000_000, Ranges: 20, Requests: 21, Write: 83e6, Free: 2e9,
+		}, `Release 0123456789ab would boot next, on trial.
+1 of 2 layers are not on this node: 10.7 MB to fetch in 21 requests (72.0 MB of the blobs' data are here), ` +
+			`about 83.0 MB to write, 2000.0 MB free.
+Labels are those of the running release.
+Packages are those of the running release.
+`},
 		{api.UpgradeCheck{Outcome: api.OutcomeRefused, Reason: "it is for s390x"},
 			"The image would be refused: it is for s390x.\n"},
 		{api.UpgradeCheck{

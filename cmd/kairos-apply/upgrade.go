@@ -342,9 +342,11 @@ func (a *app) printResult(r api.Result, unchanged string) error {
 	default:
 		fmt.Fprintf(a.out, "%s boots next, on trial. Restart the machine to start it.\n", name)
 	}
-	if r.Written > 0 {
-		mb := func(n int64) float64 { return float64(n) / 1e6 }
+	switch mb := func(n int64) float64 { return float64(n) / 1e6 }; {
+	case r.Written > 0:
 		fmt.Fprintf(a.out, "Fetched %.1f MB (reused %.1f MB of %.1f).\n", mb(r.Fetched), mb(r.Reused), mb(r.Written))
+	case r.Fetched > 0:
+		fmt.Fprintf(a.out, "Fetched %s.\n", megabytes(r.Fetched))
 	}
 	for _, id := range r.Removed {
 		fmt.Fprintln(a.out, "Removed release", id)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
@@ -43,6 +44,7 @@ type Engine struct {
 	snapshots snapshots.Snapshotter // nil where there is none that reads EROFS
 	collect   func(context.Context) error
 	embedded  bool // the content is ours alone
+	fetched   atomic.Int64
 	closer    func() error
 }
 
@@ -221,6 +223,49 @@ func (e *InterruptedError) Error() string { return e.Err.Error() }
 // Unwrap returns the cause.
 func (e *InterruptedError) Unwrap() error { return e.Err }
 
+// Fetched returns the bytes of blobs that were fetched from registries so far.
+func (e *Engine) Fetched() int64 {
+	if e == nil {
+		return 0
+	}
+	return e.fetched.Load()
+}
+
+// counting counts what is read of a repository's blobs.
+type counting struct {
+	*registry.Repository
+	n *atomic.Int64
+}
+
+// Fetch implements remotes.Fetcher.
+func (c counting) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	blob, err := c.Repository.Fetch(ctx, desc)
+	if err != nil {
+		return nil, err
+	}
+	return &countedBlob{blob, c.n}, nil
+}
+
+type countedBlob struct {
+	io.ReadCloser
+	n *atomic.Int64
+}
+
+func (c *countedBlob) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// Seek has a blob begin where an interrupted fetch ended.
+func (c *countedBlob) Seek(off int64, whence int) (int64, error) {
+	s, ok := c.ReadCloser.(io.Seeker)
+	if !ok {
+		return 0, errors.New("the blob can only be read from its beginning")
+	}
+	return s.Seek(off, whence)
+}
+
 // Close ends what Embedded started, or the connection to the daemon.
 func (e *Engine) Close() error { return e.closer() }
 
@@ -326,7 +371,7 @@ func (e *Engine) fetch(
 	const attempts = 5
 	for n := 1; ; n++ {
 		stop := e.watch(ctx, desc, progress)
-		err := remotes.Fetch(ctx, e.content, from, desc)
+		err := remotes.Fetch(ctx, e.content, counting{from, &e.fetched}, desc)
 		stop()
 		if err == nil || errdefs.IsAlreadyExists(err) {
 			return nil

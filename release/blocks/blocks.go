@@ -76,6 +76,7 @@ func (e *DamagedError) Error() string {
 // Plan is what it takes to have a blob.
 type Plan struct {
 	layer  layout.Layer
+	tree   behind
 	leaves []byte
 	from   []place // of each block
 	locals []Local
@@ -92,13 +93,13 @@ func Look(ctx context.Context, layer layout.Layer, remote Remote, locals []Local
 	}
 	p := &Plan{layer: layer, locals: locals}
 	n := verity.TotalSize(layer.Size) - layer.Size
-	var tree []byte
 	err := p.retry(ctx, func() error {
-		var err error
-		if tree, err = p.read(ctx, remote, layer.Size, n); err != nil {
+		tree, err := p.read(ctx, remote, layer.Size, n)
+		if err != nil {
 			return err
 		}
-		p.leaves, err = verity.Leaves(behind{tree, layer.Size}, layer.Size, layer.RootHash)
+		p.tree = behind{tree, layer.Size}
+		p.leaves, err = verity.Leaves(p.tree, layer.Size, layer.RootHash)
 		return err
 	})
 	if err != nil {
@@ -148,13 +149,25 @@ func (p *Plan) find() {
 	}
 }
 
-// Missing returns the bytes of data that would be fetched, as far as the trees say.
-func (p *Plan) Missing() (bytes int64) {
+// Cost returns what [Plan.Write] will say if nothing has to be asked for twice and nothing here has rotted.
+func (p *Plan) Cost() Stats {
+	s := Stats{Fetched: int64(len(p.tree.b)), Written: p.layer.Size, Requests: 1}
 	for _, r := range p.ranges() {
-		bytes += int64(r.n) * block
+		s.Fetched += int64(r.n) * block
+		s.Ranges++
+		s.Requests++
 	}
-	return bytes
+	for _, at := range p.from {
+		if at.blob >= 0 {
+			s.Reused += block
+		}
+	}
+	return s
 }
+
+// Local is the blob as one that is here, of which there is only the tree: for plans of what comes after it, none of
+// which is written.
+func (p *Plan) Local() Local { return Local{Layer: p.layer, ReaderAt: p.tree} }
 
 // run is n blocks from first on.
 type run struct{ first, n int32 }
