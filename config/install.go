@@ -166,12 +166,15 @@ func (c *Config) HasKeys() bool {
 }
 
 // Reset is the block reset:.
-type Reset struct{ Reboot, PowerOff, OEM bool }
+type Reset struct{ Auto, Reboot, PowerOff, OEM bool }
 
 // Reset returns the block reset:.
 func (c *Config) Reset() Reset {
 	v := c.top().Key("reset")
-	return Reset{v.Key("reboot").Bool(), v.Key("poweroff").Bool(), v.Key("reset-oem").Bool()}
+	return Reset{
+		Auto: v.Key("auto").Bool(), Reboot: v.Key("reboot").Bool(), PowerOff: v.Key("poweroff").Bool(),
+		OEM: v.Key("reset-oem").Bool(),
+	}
 }
 
 // Upgrade is the block upgrade:.

@@ -27,8 +27,8 @@ func TestBlocksOfCommands(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", text, got, want)
 		}
 	}
-	reset := parse("reset: {reboot: 'yes', reset-oem: true}").Reset()
-	if want := (Reset{Reboot: true, OEM: true}); reset != want {
+	reset := parse("reset: {auto: on, reboot: 'yes', reset-oem: true}").Reset()
+	if want := (Reset{Auto: true, Reboot: true, OEM: true}); reset != want {
 		t.Errorf("reset: %+v", reset)
 	}
 	got := parse("logs: {journal: [a], files: [/var/log/a*]}").Logs()

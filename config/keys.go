@@ -213,6 +213,12 @@ func resetKey() *Key {
 	return object(
 		"reset",
 		"What `kairos-apply reset` does where its flags do not say it.",
+		key(
+			"auto",
+			tBool,
+			"Whether the machine is reset, without asking, where nothing but its recovery system starts any more. "+
+				"It waits for a person where that would only repeat what failed.",
+		).differs("the Kairos project has none"),
 		key("reboot", tBool, "Whether the machine restarts after it."),
 		key("poweroff", tBool, "Whether the machine powers off after it."),
 		key(

@@ -174,6 +174,7 @@ install.part-table | gpt | ~GPT
 install.firmware | efi | ~UEFI and BIOS
 install.iso | x | ~write source
 install.tty | ttyS0 | ~console=ttyS0
+reset.auto | true | true
 reset.reboot | true | true
 reset.poweroff | on | true
 reset.reset-persistent | true | true

@@ -25,6 +25,36 @@ type ResetOptions struct {
 	Progress Progress
 }
 
+// ResetWanted says whether the recovery system that runs is to reset the machine without asking: because the boot
+// menu's entry says so or, with auto, the config, where neither the active nor the passive release has a try left. A
+// release that used up its tries and was never healthy is not installed again by itself: that is refused, for it would
+// go on for ever.
+func (m *Machine) ResetWanted(auto bool) (bool, error) {
+	b, err := os.ReadFile(m.path("proc/cmdline"))
+	if err != nil {
+		return false, err
+	}
+	if _, ok := layout.ParseCmdline(string(b)).Get(layout.CmdlineReset); ok {
+		return true, nil
+	}
+	if !auto {
+		return false, nil
+	}
+	state, err := m.ESP.State()
+	if err != nil {
+		return false, err
+	}
+	if _, ok := state.Active(); ok {
+		return false, nil // somebody has chosen the recovery system
+	}
+	if state.OnTrial(m.Boot.Release) {
+		return false, refuse("reset.auto is set, but nothing was erased: the release that a reset installs, %s, used "+
+			"up its tries here and was never healthy: `kairos-apply status` says why. `kairos-apply reset` "+
+			"installs it all the same", m.Boot.Release)
+	}
+	return true, nil
+}
+
 // Reset formats STATE and PERSISTENT, from the recovery system that runs: the node has its
 // release then, and nothing of what was kept. Until that is done the recovery system is the only
 // one that boots.

@@ -179,7 +179,8 @@ What the flags do not say, the block reset: of the cloud-config says. Its stages
 
 ` + config.Outline("reset") + `
 ` + "`kairos-apply boot reset --yes --reboot`" + ` does it from the running system, and so does the menu's
-entry "reset": with kairos.reset on its command line the recovery system does it by itself.
+entry "reset": with kairos.reset on its command line the recovery system does it by itself, and with
+reset.auto in the config where neither the active nor the passive release has a try left.
 
 With -o json the output is one object: release, version, changed.
 
@@ -199,6 +200,11 @@ With -o json the output is one object: release, version, changed.
 					}
 				}
 				conf := m.Config().Reset() // before it is erased
+				if unattended {
+					if wanted, err := m.ResetWanted(conf.Auto); err != nil || !wanted {
+						return err
+					}
+				}
 				if !c.Flags().Changed("oem") {
 					o.OEM = conf.OEM
 				}
@@ -220,6 +226,11 @@ With -o json the output is one object: release, version, changed.
 	f.BoolVar(&o.OEM, "oem", false, "erase the node's cloud-config too")
 	f.BoolVarP(&yes, "yes", "y", false, "do not ask before erasing")
 	power.flags(c, "")
-	f.BoolVar(&unattended, "unattended", false, "as part of the start: do not ask, and restart afterwards")
+	f.BoolVar(
+		&unattended,
+		"unattended",
+		false,
+		"as part of the start: reset if the start or the config says so, without asking, and restart afterwards",
+	)
 	return c
 }
