@@ -70,6 +70,10 @@ func (c *checker) typed(path string, v *Value, k *Key) (*Value, bool) {
 		}
 		return c.object(path, v, k), true
 	case tUser:
+		if v.Text() == defaultUser || v.Key("name").Text() == defaultUser {
+			c.report.Ignored = append(c.report.Ignored, Ignored{path, v.pos, cloudInitWhy + "name the account", true})
+			return v, true
+		}
 		if v.IsScalar() {
 			if message, suggestion := checkUserName(v); message != "" {
 				c.fail(path, v, message, suggestion)

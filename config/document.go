@@ -131,7 +131,7 @@ func table(b *strings.Builder, title, doc string, keys []*Key, want func(*Key) b
 	if doc != "" {
 		fmt.Fprintf(b, "%s\n\n", doc)
 	}
-	b.WriteString("| key | value | what it does | here |\n| --- | --- | --- | --- |\n")
+	b.WriteString("| key | value | what it does | compared with Kairos |\n| --- | --- | --- | --- |\n")
 	for _, k := range keys {
 		if !want(k) {
 			continue

@@ -182,7 +182,8 @@ func kairosKeys() []*Key {
 			tBool,
 			"there are no bundles: install what they bring in the image's Dockerfile",
 		),
-		refused("p2p", "this system has no mesh of its own: give k3s or k0s its own server address and token"),
+		refused("p2p", noMesh),
+		refused("kairos", noMesh), // its name in the first version
 		refused(
 			"kubevip",
 			"put kube-vip's manifest into k3s' folder of manifests: write_files to "+
@@ -208,6 +209,8 @@ func kairosKeys() []*Key {
 		key("growpart", tAny, "").cloudInit("the persistent partition grows by itself at the first boot"),
 	}
 }
+
+const noMesh = "this system has no mesh of its own: give k3s or k0s its own server address and token"
 
 func resetKey() *Key {
 	return object(
@@ -237,6 +240,7 @@ func resetKey() *Key {
 		refused("system", "a reset restores what recovery has: `kairos-apply upgrade --recovery IMAGE` first"),
 		refused("source", "a reset restores what recovery has: `kairos-apply upgrade --recovery IMAGE` first"),
 		ignored("grub-entry-name", tString, "entries have the image's name and version"),
+		ignored("tty", tString, "for a serial console write install.grub_options.extra_cmdline: console=ttyS0"),
 		refused("extra-dirs-rootfs", "make the folders in the image's Dockerfile"),
 	)
 }
@@ -252,6 +256,9 @@ func upgradeKey() *Key {
 		ignored("passive", tAny, sizesWhy),
 		ignored("grub-entry-name", tString, "entries have the image's name and version"),
 		ignored("allow-insecure-registries", tAny, insecureWhy),
+		refused("entry", "an upgrade makes an entry of its own: use source, and recovery: true for that system"),
+		refused("excluded-paths", "a release is the whole image: leave the paths out in its Dockerfile"),
+		ignored("efi-partition", tAny, "the disk that was booted has one"),
 		refused("extra-dirs-rootfs", "make the folders in the image's Dockerfile"),
 	)
 }

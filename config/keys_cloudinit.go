@@ -25,7 +25,7 @@ func cloudInitKeys() []*Key {
 		{"locale_configfile", "use locale"},
 		{"keyboard", "use a stage's systemd_firstboot"},
 		{"mounts mount_default_fields swap", "write a unit with write_files, or use a stage's commands"},
-		{"disk_setup fs_setup device_aliases", "use a stage's layout, or install.extra-partitions"},
+		{"disk_setup fs_setup device_aliases", "use install.extra-partitions, or a stage's commands"},
 		{"resize_rootfs", "the persistent partition grows by itself at the first boot"},
 		{"network", "write the network manager's files with write_files"},
 		{"manage_resolv_conf resolv_conf", "use a stage's dns"},

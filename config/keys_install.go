@@ -83,6 +83,8 @@ func installKey() *Key {
 		ignored("skip_copy_kcrypt_plugin", tBool, "there are no plugins to copy"),
 		ignored("part-table", tString, "it is always GPT"),
 		ignored("firmware", tString, "the disk boots under UEFI and BIOS"),
+		refused("cloud-init", "write it into the config of the medium, or into stages of it"),
+		ignored("skip-entries", tAny, "there are an active, a passive and a recovery release"),
 		ignored("iso", tString, "the medium that runs is installed: for another image write source"),
 		ignored("allow-insecure-registries", tAny, insecureWhy),
 		ignored("tty", tString, "for a serial console write grub_options.extra_cmdline: console=ttyS0"),

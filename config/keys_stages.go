@@ -183,7 +183,7 @@ func ownedFile(permissions string) []*Key {
 		key("permissions", tMode, permissions).differs("644 is 0644, in quotes or not"),
 		key("owner", tInt, "The number of the owner."),
 		key("group", tInt, "The number of the group."),
-		key("ownerstring", tString, "USER or USER:GROUP."),
+		key("ownerstring", tString, "USER or USER:GROUP.").also("owner_string"),
 	}
 }
 

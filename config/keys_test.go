@@ -40,6 +40,8 @@ ssh_authorized_keys | github:octocat | !want a list
 users | [kairos] | [{"name":"kairos"}]
 users | [Kairos] | !no name of an account
 users | {name: kairos} | !want a list
+users[] | default | ^
+users[] | {name: default, sudo: x} | ^
 users[].name | kairos | "kairos"
 users[].name | 007 | !no name of an account
 users[].passwd | kairos | "kairos"
@@ -173,6 +175,8 @@ install.skip_copy_kcrypt_plugin | true | ~no plugins
 install.part-table | gpt | ~GPT
 install.firmware | efi | ~UEFI and BIOS
 install.iso | x | ~write source
+install.cloud-init | [https://example.org/c.yaml] | !config of the medium
+install.skip-entries | [x] | ~an active, a passive and a recovery
 install.tty | ttyS0 | ~console=ttyS0
 reset.auto | true | true
 reset.reboot | true | true
@@ -183,6 +187,7 @@ reset.reset-oem | true | true
 reset.system | {source: x} | !kairos-apply upgrade --recovery
 reset.source | x | !kairos-apply upgrade --recovery
 reset.grub-entry-name | x | ~name and version
+reset.tty | ttyS0 | ~console=ttyS0
 reset.extra-dirs-rootfs | [/data] | !Dockerfile
 upgrade.reboot | true | true
 upgrade.poweroff | true | true
@@ -191,6 +196,9 @@ upgrade.source | oci:x | "oci:x"
 upgrade.allow-insecure-registries | true | ~hosts.toml
 upgrade.passive | {size: 3} | ~a release is layers
 upgrade.grub-entry-name | x | ~name and version
+upgrade.entry | x | !an entry of its own
+upgrade.excluded-paths | [/data] | !Dockerfile
+upgrade.efi-partition | {size: 1} | ~the disk that was booted
 upgrade.extra-dirs-rootfs | [/data] | !Dockerfile
 ` + imageForms + `
 config_url | https://example.org/c.yaml | ~kernel's command line
@@ -213,6 +221,7 @@ grub_options | {extra_cmdline: x} | ~install.grub_options
 bundles | [{targets: [x]}] | !Dockerfile
 fail_on_bundles_errors | true | ~no bundles
 p2p | {network_token: x} | !no mesh
+kairos | {network_token: x} | !no mesh
 kubevip | {eip: 1.2.3.4} | !kube-vip's manifest
 cluster | {role: x} | !kubeadm
 cosign | true | !digest
@@ -470,6 +479,7 @@ stages.NAME[].files[].owner | 1000 | 1000
 stages.NAME[].files[].owner | root | !want a whole number
 stages.NAME[].files[].group | 100 | 100
 stages.NAME[].files[].ownerstring | "a:b" | "a:b"
+stages.NAME[].files[].owner_string | "a:b" | "a:b"
 stages.NAME[].files[].content | x | "x"
 stages.NAME[].files[].encoding | b64 | "b64"
 stages.NAME[].directories[].path | /a | "/a"
@@ -477,11 +487,13 @@ stages.NAME[].directories[].permissions | 01777 | 1023
 stages.NAME[].directories[].owner | 0 | 0
 stages.NAME[].directories[].group | 0 | 0
 stages.NAME[].directories[].ownerstring | a | "a"
+stages.NAME[].directories[].owner_string | a | "a"
 stages.NAME[].downloads[].path | /a | "/a"
 stages.NAME[].downloads[].permissions | 0700 | 448
 stages.NAME[].downloads[].owner | 0 | 0
 stages.NAME[].downloads[].group | 0 | 0
 stages.NAME[].downloads[].ownerstring | a | "a"
+stages.NAME[].downloads[].owner_string | a | "a"
 stages.NAME[].downloads[].url | https://example.org/x | "https://example.org/x"
 stages.NAME[].downloads[].timeout | 30 | 30
 stages.NAME[].if | "[ -e /x ]" | "[ -e /x ]"

@@ -23,13 +23,16 @@ type User struct {
 	Sudo                  []string
 }
 
+// defaultUser is not a name: it stands for the one that the configuration of the image's cloud-init has.
+const defaultUser = "default"
+
 // Users returns users:, one for each name, in the order of their first entries. cloud-init's user "default" is left
 // out.
 func (c *Config) Users() []User {
 	var users []User
 	for _, v := range c.top().Key("users").Items() {
 		u := ParseUser(v.Key("name").Text(), v)
-		if u.Name == "" || u.Name == "default" {
+		if u.Name == "" || u.Name == defaultUser {
 			continue
 		}
 		if i := slices.IndexFunc(users, func(o User) bool { return o.Name == u.Name }); i >= 0 {
