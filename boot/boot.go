@@ -28,6 +28,8 @@ type Options struct {
 	Modules []string
 	// Kernel chooses one of several kernels ([layout.ImageLabelKernel]).
 	Kernel string
+	// Trust is what is asked of a release that the image's keys have not signed ([layout.ImageLabelTrust]).
+	Trust string
 }
 
 // OptionsFrom returns the options that an image's labels ask for.
@@ -39,6 +41,7 @@ func OptionsFrom(labels map[string]string) Options {
 			func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' },
 		),
 		Kernel: labels[layout.ImageLabelKernel],
+		Trust:  labels[layout.ImageLabelTrust],
 	}
 }
 
@@ -71,7 +74,7 @@ func Make(root fs.FS, o Options) (*Files, error) {
 	if err != nil {
 		return nil, err
 	}
-	ramdisk, err := initrd.Make(in.init, in.modules)
+	ramdisk, err := initrd.Make(in.init, in.modules, in.trust)
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +125,7 @@ type inputs struct {
 	modules    *initrd.Selection
 	init, stub []byte
 	cmdline    string
+	trust      []byte // layout.InitrdTrust, nil where there is none
 }
 
 func (t tree) inputs(o Options) (*inputs, error) {
@@ -172,6 +176,13 @@ func (t tree) inputs(o Options) (*inputs, error) {
 		return nil, err
 	}
 	in.cmdline = cmdline.String()
+	anchor, err := Trust(t.FS, o)
+	if err != nil {
+		return nil, err
+	}
+	if in.trust, err = trustFile(anchor, in.cmdline); err != nil {
+		return nil, err
+	}
 	return in, nil
 }
 

@@ -37,6 +37,8 @@ type Manifest struct {
 	Cmdline string `json:"cmdline"`
 	// Profiles is a digest of the UKI's profiles.
 	Profiles string `json:"profiles,omitempty"`
+	// Trust is a digest of the initrd's [layout.InitrdTrust]; empty where it has none.
+	Trust string `json:"trust,omitempty"`
 	// Outputs are the boot files by their paths.
 	Outputs map[string]string `json:"outputs"`
 }
@@ -111,6 +113,8 @@ func Check(root fs.FS, o Options) (fits bool, why string, err error) {
 		), nil
 	case was.Profiles != now.Profiles:
 		return false, "the boot menu's choices are others", nil
+	case was.Trust != now.Trust:
+		return false, "the keys in /" + layout.ImageTrustDir + ", or what they are for, are others", nil
 	case was.Init != now.Init || was.Stub != now.Stub:
 		return false, "/init or the stub was replaced", nil
 	}
@@ -140,6 +144,9 @@ func (in *inputs) manifest() Manifest {
 		fmt.Fprintf(&menu, "%s %q\n", s.Name, s.Data)
 	}
 	m.Profiles = digest([]byte(menu.String()))
+	if in.trust != nil {
+		m.Trust = digest(in.trust)
+	}
 	m.Kernel.Version, m.Kernel.Path, m.Kernel.Digest = in.kernel.Version, in.kernel.Path, in.kernelFile
 	m.Kernel.Chosen, m.Kernel.Compression = in.kernel.Chosen, in.kernel.Compression()
 	h := sha256.New()

@@ -7,6 +7,7 @@
 //	dev/console            so that /init has a standard output before devtmpfs is mounted
 //	init
 //	lib/modules/index      see package kmod
+//	kairos/trust.json      whose releases it boots, where the image has keys: see package trust
 //	lib/modules/<name>.ko  uncompressed: the archive's compression does better than theirs
 //
 // Equal inputs give equal bytes.
@@ -14,14 +15,17 @@ package initrd
 
 import (
 	"fmt"
+	"path"
 
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/kairos-buildkit/kairos/initrd/kmod"
+	"github.com/kairos-buildkit/kairos/layout"
 )
 
-// Make returns the compressed initrd with this /init and these modules.
-func Make(init []byte, s *Selection) ([]byte, error) {
+// Make returns the compressed initrd with this /init and these modules. trust is the content of
+// [layout.InitrdTrust], which is left out where that is nil.
+func Make(init []byte, s *Selection, trust []byte) ([]byte, error) {
 	var a archive
 	for _, dir := range []string{"dev", "lib", "lib/modules", "proc", "run", "sys", "sysroot"} {
 		a.dir(dir)
@@ -38,6 +42,10 @@ func Make(init []byte, s *Selection) ([]byte, error) {
 		if a.Len() > maxModules {
 			return nil, fmt.Errorf("the initrd would have more than %d MiB", maxModules>>20)
 		}
+	}
+	if trust != nil {
+		a.dir(path.Dir(layout.InitrdTrust))
+		a.file(layout.InitrdTrust, 0o644, trust)
 	}
 	cpio := a.finish()
 

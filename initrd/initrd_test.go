@@ -165,7 +165,7 @@ func TestSelectRefuses(t *testing.T) {
 		c.change(m)
 		s, err := Select(m, c.extra)
 		if err == nil {
-			_, err = Make([]byte("init"), s)
+			_, err = Make([]byte("init"), s, nil)
 		}
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
@@ -180,11 +180,11 @@ func TestInitrdUnpacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	init := []byte("\x7fELF /init")
-	packed, err := Make(init, s)
+	packed, err := Make(init, s, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := Make(init, s)
+	again, err := Make(init, s, nil)
 	if err != nil || !bytes.Equal(packed, again) {
 		t.Error("two runs differ", err)
 	}

@@ -28,6 +28,13 @@ const (
 	ImageE2fsck       = ImageBootDir + "/e2fsck" // static: the checker of ext4, where the image has none
 	ImageBootManifest = ImageBootDir + "/manifest.json"
 
+	// ImageTrustDir holds the public keys whose signatures a release of the image needs, as PEM files *.pub, and
+	// ImageTrustPolicy in it says how many of them, and more. Without a key there, nothing is asked for.
+	ImageTrustDir    = "usr/lib/kairos/trust.d"
+	ImageTrustPolicy = ImageTrustDir + "/policy.json"
+	// InitrdTrust is what /init reads of it, in the initrd.
+	InitrdTrust = "kairos/trust.json"
+
 	// ImageHealthDir and HealthDir hold health checks, the image's and the node's.
 	ImageHealthDir = "usr/lib/kairos/health.d"
 	HealthDir      = "etc/kairos/health.d"
@@ -51,6 +58,14 @@ const (
 	ImageLabelFormat = "io.kairos.format"
 	// ImageLabelEpoch is the image's index against rollback, a number: see [ImageEpoch].
 	ImageLabelEpoch = "io.kairos.epoch"
+	// ImageLabelTrust is TrustWarn or TrustRequired, and goes before the mode of ImageTrustPolicy.
+	ImageLabelTrust = "io.kairos.trust"
+)
+
+// What an image with keys in ImageTrustDir asks of a release that they have not signed.
+const (
+	TrustRequired = "required" // it is refused
+	TrustWarn     = "warn"     // it is said, and goes on
 )
 
 // ImageVersion returns the version that an image's labels give it, "v0.0.0" where there is none.

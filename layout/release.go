@@ -31,7 +31,7 @@ type Release struct {
 	// Manifest is the digest of the image's manifest for its platform: of the one that a published release
 	// is the referrer of. Empty where the image was in no registry, such as on a medium made of it.
 	Manifest Digest
-	// Epoch is the image's label io.kairos.epoch: an index against rollback, at most [maxEpoch].
+	// Epoch is the image's label io.kairos.epoch: an index against rollback, at most [MaxEpoch].
 	Epoch int64
 	// Arch is the image's architecture in OCI's words (amd64, arm64).
 	Arch string
@@ -44,13 +44,16 @@ type Release struct {
 	UKI Digest
 	// Layers are ordered as in the image: the lowest first.
 	Layers []Layer
+	// Signatures is the content of the file beside the record, [ReleaseSignaturesPath], at most [MaxSignaturesSize]
+	// bytes, which package trust reads. nil where there is none. The record itself does not have it.
+	Signatures []byte
 }
 
 // ReleaseSchema is the newest format of release.json, the second.
 const ReleaseSchema = 2
 
-// maxEpoch is the highest index against rollback.
-const maxEpoch = 1<<31 - 1
+// MaxEpoch is the highest index against rollback.
+const MaxEpoch = 1<<31 - 1
 
 // releaseV1 and releaseV2 are the records. The order of fields is part of the format.
 type releaseV1 struct {
@@ -93,6 +96,8 @@ const (
 	// MaxReleaseSize bounds the size of release.json in bytes. Each of at most [MaxLayers] layers takes under 250
 	// bytes.
 	MaxReleaseSize = 256 << 10
+	// MaxSignaturesSize bounds the record of a release's signatures in bytes.
+	MaxSignaturesSize = 16 << 10
 )
 
 // ID returns the release's id: the first 12 hex digits of the image's config digest.
@@ -269,8 +274,8 @@ func (r Release) validateV2() error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	if r.Epoch < 0 || r.Epoch > maxEpoch {
-		return fmt.Errorf("epoch %d: want 0 to %d", r.Epoch, maxEpoch)
+	if r.Epoch < 0 || r.Epoch > MaxEpoch {
+		return fmt.Errorf("epoch %d: want 0 to %d", r.Epoch, MaxEpoch)
 	}
 	if r.Format != (Format{}) {
 		if _, err := ParseFormat(r.Format.String()); err != nil {
@@ -309,8 +314,8 @@ func ImageEpoch(labels map[string]string) (int64, error) {
 		return 0, nil
 	}
 	n, err := strconv.ParseInt(label, 10, 64)
-	if err != nil || n < 0 || n > maxEpoch || strconv.FormatInt(n, 10) != label {
-		return 0, fmt.Errorf("label %s=%q: want a number from 0 to %d", ImageLabelEpoch, label, maxEpoch)
+	if err != nil || n < 0 || n > MaxEpoch || strconv.FormatInt(n, 10) != label {
+		return 0, fmt.Errorf("label %s=%q: want a number from 0 to %d", ImageLabelEpoch, label, MaxEpoch)
 	}
 	return n, nil
 }

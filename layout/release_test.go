@@ -85,7 +85,7 @@ func TestReleaseRejects(t *testing.T) {
 }
 
 func TestImageEpoch(t *testing.T) {
-	for label, want := range map[string]int64{"": 0, "0": 0, "7": 7, "2147483647": maxEpoch} {
+	for label, want := range map[string]int64{"": 0, "0": 0, "7": 7, "2147483647": MaxEpoch} {
 		if got, err := ImageEpoch(map[string]string{ImageLabelEpoch: label}); got != want || err != nil {
 			t.Errorf("%q: %d, %v", label, got, err)
 		}

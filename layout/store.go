@@ -37,6 +37,9 @@ func ReleasePath(id string) string { return path.Join(ReleasesDir, id, ReleaseFi
 // store: one line. See [MarshalOrigin].
 func ReleaseOriginPath(id string) string { return path.Join(ReleasesDir, id, "image") }
 
+// ReleaseSignaturesPath returns the path of the file with a release's signatures, relative to the store.
+func ReleaseSignaturesPath(id string) string { return path.Join(ReleasesDir, id, "release.sig") }
+
 // Sidecar is the content of a blob's .dmverity file, in the format of containerd's
 // EROFS snapshotter: the root hash in hex, and the offset in bytes of the dm-verity
 // superblock, which is the size of the EROFS image before it.

@@ -23,7 +23,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/kairos-buildkit/kairos/layout"
-	"github.com/kairos-buildkit/kairos/trust"
 	"github.com/kairos-buildkit/kairos/verity"
 )
 
@@ -153,9 +152,9 @@ func checkSignatures(d ocispec.Descriptor) error {
 	if _, err := layout.ParseDigest(d.Digest.String()); err != nil {
 		return fmt.Errorf("signatures: %w", err)
 	}
-	if d.MediaType != layout.SignaturesType || d.Size <= 0 || d.Size > trust.MaxSignaturesSize {
+	if d.MediaType != layout.SignaturesType || d.Size <= 0 || d.Size > layout.MaxSignaturesSize {
 		return fmt.Errorf("signatures: the type %s and %d bytes: want %s and at most %d",
-			d.MediaType, d.Size, layout.SignaturesType, trust.MaxSignaturesSize)
+			d.MediaType, d.Size, layout.SignaturesType, layout.MaxSignaturesSize)
 	}
 	return nil
 }

@@ -1,19 +1,16 @@
-// Package trust signs releases, and says whose signature a release has.
+// Package trust says whose signature a release has, and whether that is enough for an image that trusts some keys.
 //
-// A key signs [Text] of release.json's digest. Keys are ed25519 or ECDSA on P-256: public ones are
-// PEM with a SubjectPublicKeyInfo (RFC 5280), private ones PEM with PKCS #8 (RFC 5958). The same key and the same
-// release give the same signature: ed25519 does so by its nature, ECDSA in the form of RFC 6979.
+// A key signs [Text] of release.json's digest. Keys are ed25519 or ECDSA on P-256: files of them are PEM with a
+// SubjectPublicKeyInfo (RFC 5280). The private ones, and what signs with them, are in trust/sign: this package is
+// linked into /init, and knows no more of X.509 than the few bytes that are before these keys.
 package trust
 
 import (
-	"crypto"
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -24,10 +21,15 @@ import (
 // MaxKeySize bounds a key's file in bytes.
 const MaxKeySize = 16 << 10
 
-// The types of PEM blocks.
+// publicBlock is the type of the PEM block.
+const publicBlock = "PUBLIC KEY"
+
+// What is before a key's bytes in its SubjectPublicKeyInfo, in DER. Sources: RFC 8410, section 4, and RFC 5480,
+// section 2, with an uncompressed point.
 const (
-	publicBlock  = "PUBLIC KEY"
-	privateBlock = "PRIVATE KEY"
+	ed25519Prefix = "\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00"
+	p256Prefix    = "\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07" +
+		"\x03\x42\x00"
 )
 
 // PublicKey says who has signed.
@@ -36,110 +38,59 @@ type PublicKey struct {
 	ID layout.Digest
 	// Algorithm is [Ed25519] or [ECDSA].
 	Algorithm string
+	// Raw is the key: the 32 bytes of RFC 8032, or the 65 of an uncompressed point (SEC 1, section 2.3.3).
+	Raw []byte
+}
 
-	key crypto.PublicKey
-	der []byte
+// NewPublicKey makes a key of its bytes, see [PublicKey.Raw].
+func NewPublicKey(algorithm string, raw []byte) (PublicKey, error) {
+	k := PublicKey{Algorithm: algorithm, Raw: bytes.Clone(raw)}
+	switch algorithm {
+	case Ed25519:
+		if len(raw) != ed25519.PublicKeySize {
+			return PublicKey{}, fmt.Errorf("public key: %d bytes: want %d", len(raw), ed25519.PublicKeySize)
+		}
+	case ECDSA:
+		if _, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), raw); err != nil {
+			return PublicKey{}, fmt.Errorf("public key: %w", err)
+		}
+	default:
+		return PublicKey{}, fmt.Errorf("public key: the algorithm %q is none of %s and %s", algorithm, Ed25519, ECDSA)
+	}
+	k.ID = layout.SHA256(sha256.Sum256(k.der()))
+	return k, nil
+}
+
+// der is the key's SubjectPublicKeyInfo.
+func (k PublicKey) der() []byte {
+	if k.Algorithm == ECDSA {
+		return append([]byte(p256Prefix), k.Raw...)
+	}
+	return append([]byte(ed25519Prefix), k.Raw...)
 }
 
 // PEM returns the content of the key's file.
 func (k PublicKey) PEM() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: publicBlock, Bytes: k.der})
+	return pem.EncodeToMemory(&pem.Block{Type: publicBlock, Bytes: k.der()})
 }
 
 // ParsePublicKey reads the file of one public key.
 func ParsePublicKey(b []byte) (PublicKey, error) {
-	der, err := block(b, publicBlock)
+	der, err := Block(b, publicBlock)
 	if err != nil {
 		return PublicKey{}, fmt.Errorf("public key: %w", err)
 	}
-	key, err := x509.ParsePKIXPublicKey(der)
-	if err != nil {
-		return PublicKey{}, fmt.Errorf("public key: %w", err)
+	if raw, ok := bytes.CutPrefix(der, []byte(ed25519Prefix)); ok {
+		return NewPublicKey(Ed25519, raw)
 	}
-	return publicKey(key)
+	if raw, ok := bytes.CutPrefix(der, []byte(p256Prefix)); ok {
+		return NewPublicKey(ECDSA, raw)
+	}
+	return PublicKey{}, errors.New("public key: neither ed25519 nor ECDSA on P-256 as an uncompressed point")
 }
 
-// publicKey takes the key's one encoding, so that one key has one ID, however its file spells it.
-func publicKey(key crypto.PublicKey) (k PublicKey, err error) {
-	switch key := key.(type) {
-	case ed25519.PublicKey:
-		k.Algorithm = Ed25519
-	case *ecdsa.PublicKey:
-		if key.Curve != elliptic.P256() {
-			return k, fmt.Errorf("public key: on the curve %s: want P-256", key.Params().Name)
-		}
-		k.Algorithm = ECDSA
-	default:
-		return k, errors.New("public key: neither ed25519 nor ECDSA on P-256")
-	}
-	if k.der, err = x509.MarshalPKIXPublicKey(key); err != nil {
-		return k, fmt.Errorf("public key: %w", err)
-	}
-	sum := sha256.Sum256(k.der)
-	k.key, k.ID = key, layout.Digest("sha256:"+hex.EncodeToString(sum[:]))
-	return k, nil
-}
-
-// PrivateKey signs.
-type PrivateKey struct {
-	PublicKey
-	signer crypto.Signer
-}
-
-// NewPrivateKey makes a key for one of the algorithms.
-func NewPrivateKey(algorithm string) (PrivateKey, error) {
-	switch algorithm {
-	case Ed25519:
-		_, key, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
-			return PrivateKey{}, fmt.Errorf("new key: %w", err)
-		}
-		return privateKey(key)
-	case ECDSA:
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return PrivateKey{}, fmt.Errorf("new key: %w", err)
-		}
-		return privateKey(key)
-	}
-	return PrivateKey{}, fmt.Errorf(
-		"new key: %q is none of %s and %s", algorithm, Ed25519, ECDSA,
-	)
-}
-
-func privateKey(key crypto.Signer) (PrivateKey, error) {
-	public, err := publicKey(key.Public())
-	return PrivateKey{public, key}, err
-}
-
-// PrivatePEM returns the content of the private key's file.
-func (k PrivateKey) PrivatePEM() ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(k.signer)
-	if err != nil {
-		return nil, fmt.Errorf("private key: %w", err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: privateBlock, Bytes: der}), nil
-}
-
-// ParsePrivateKey reads the file of one private key. Its errors say nothing of the key.
-func ParsePrivateKey(b []byte) (PrivateKey, error) {
-	der, err := block(b, privateBlock)
-	if err != nil {
-		return PrivateKey{}, fmt.Errorf("private key: %w", err)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(der)
-	if err != nil {
-		return PrivateKey{}, errors.New("private key: it is not in the form of PKCS #8")
-	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return PrivateKey{}, errors.New("private key: it cannot sign")
-	}
-	return privateKey(signer)
-}
-
-// block returns what is in the only PEM block of a file.
-func block(b []byte, kind string) ([]byte, error) {
+// Block returns what is in the only PEM block of a key's file.
+func Block(b []byte, kind string) ([]byte, error) {
 	if len(b) > MaxKeySize {
 		return nil, fmt.Errorf("%d bytes, more than %d", len(b), MaxKeySize)
 	}

@@ -20,8 +20,6 @@ const (
 )
 
 const (
-	// MaxSignaturesSize bounds the size of a record of signatures in bytes.
-	MaxSignaturesSize = 16 << 10
 	// maxSignatures bounds how many signatures a record has.
 	maxSignatures = 32
 	// maxSignature bounds one in bytes: an ECDSA signature on P-256 takes at most 72.
@@ -69,8 +67,8 @@ func (s Signatures) Marshal() ([]byte, error) {
 
 // ParseSignatures reads a record. Like [layout.ParseRelease] it takes canonical bytes only.
 func ParseSignatures(b []byte) (Signatures, error) {
-	if len(b) > MaxSignaturesSize {
-		return nil, fmt.Errorf("signatures: %d bytes, more than %d", len(b), MaxSignaturesSize)
+	if len(b) > layout.MaxSignaturesSize {
+		return nil, fmt.Errorf("signatures: %d bytes, more than %d", len(b), layout.MaxSignaturesSize)
 	}
 	var v signaturesV1
 	d := json.NewDecoder(bytes.NewReader(b))

@@ -50,7 +50,7 @@ func TestSignatures(t *testing.T) {
 		"a field more":     strings.Replace(string(record), `"schema": 1`, `"schema": 1, "more": 1`, 1),
 		"white space":      strings.Replace(string(record), "  ", "   ", 1),
 		"something behind": string(record) + "x",
-		"too long":         string(record) + strings.Repeat(" ", MaxSignaturesSize),
+		"too long":         string(record) + strings.Repeat(" ", layout.MaxSignaturesSize),
 	} {
 		if _, err := ParseSignatures([]byte(bad)); err == nil {
 			t.Errorf("%s: read", name)

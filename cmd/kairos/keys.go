@@ -9,6 +9,7 @@ import (
 
 	"github.com/kairos-buildkit/kairos/internal/bounded"
 	"github.com/kairos-buildkit/kairos/trust"
+	"github.com/kairos-buildkit/kairos/trust/sign"
 )
 
 func newKeysCommand(s streams) *cobra.Command {
@@ -32,7 +33,7 @@ func newKeysNewCommand(s streams) *cobra.Command {
 			if algorithm != trust.Ed25519 && algorithm != trust.ECDSA {
 				return usagef("--type %s: want %s or %s", algorithm, trust.Ed25519, trust.ECDSA)
 			}
-			key, err := trust.NewPrivateKey(algorithm)
+			key, err := sign.NewKey(algorithm)
 			if err != nil {
 				return err
 			}
@@ -67,7 +68,7 @@ func newKeysShowCommand(s streams) *cobra.Command {
 			}
 			key, err := trust.ParsePublicKey(b)
 			if err != nil {
-				private, errPrivate := trust.ParsePrivateKey(b)
+				private, errPrivate := sign.ParseKey(b)
 				if errPrivate != nil {
 					return fmt.Errorf("%s: %w", args[0], errors.Join(err, errPrivate))
 				}

@@ -13,6 +13,7 @@ import (
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/release"
 	"github.com/kairos-buildkit/kairos/trust"
+	"github.com/kairos-buildkit/kairos/trust/sign"
 )
 
 type signOptions struct {
@@ -104,19 +105,15 @@ func (o *signOptions) run(ctx context.Context, name string, s streams) error {
 
 // signRelease signs a release that is in the registry, and publishes the signatures.
 func signRelease(
-	ctx context.Context, to *registry.Repository, a release.Artifact, keys []trust.PrivateKey, s streams,
+	ctx context.Context, to *registry.Repository, a release.Artifact, keys []sign.Key, s streams,
 ) error {
 	record, err := a.Release.Marshal()
 	if err != nil {
 		return err
 	}
-	var all trust.Signatures
-	for _, key := range keys {
-		one, err := key.Sign(record)
-		if err != nil {
-			return err
-		}
-		all = append(all, one)
+	all, err := sign.All(record, keys)
+	if err != nil {
+		return err
 	}
 	return addSignatures(ctx, to, a, all, s)
 }
@@ -135,14 +132,14 @@ func addSignatures(
 	return nil
 }
 
-func privateKeys(names []string, s streams) (keys []trust.PrivateKey, err error) {
+func privateKeys(names []string, s streams) (keys []sign.Key, err error) {
 	seen := map[layout.Digest]bool{}
 	for _, name := range names {
 		b, err := readKeyFile(name, s)
 		if err != nil {
 			return nil, err
 		}
-		key, err := trust.ParsePrivateKey(b)
+		key, err := sign.ParseKey(b)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}

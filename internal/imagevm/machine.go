@@ -63,7 +63,7 @@ func Machine(ctx context.Context, root fs.FS, dir, disk string) (qemu.Machine, e
 	if err != nil {
 		return m, err
 	}
-	ramdisk, err := initrd.Make(init, selection)
+	ramdisk, err := initrd.Make(init, selection, nil)
 	if err != nil {
 		return m, err
 	}

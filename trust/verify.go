@@ -1,11 +1,10 @@
 package trust
 
 import (
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -17,27 +16,7 @@ func Text(record []byte) ([]byte, error) {
 	if _, err := layout.ParseRelease(record); err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(record)
-	return signedText(layout.Digest("sha256:" + hex.EncodeToString(sum[:]))), nil
-}
-
-// Sign signs the record of a release. The same key and record give the same bytes.
-func (k PrivateKey) Sign(record []byte) (Signature, error) {
-	text, err := Text(record)
-	if err != nil {
-		return Signature{}, fmt.Errorf("sign: %w", err)
-	}
-	s := Signature{Key: k.ID, Algorithm: k.Algorithm}
-	if k.Algorithm == Ed25519 {
-		s.Signature, err = k.signer.Sign(nil, text, crypto.Hash(0))
-	} else {
-		sum := sha256.Sum256(text)
-		s.Signature, err = k.signer.Sign(nil, sum[:], crypto.SHA256) // without randomness: RFC 6979
-	}
-	if err != nil {
-		return Signature{}, fmt.Errorf("sign with key %s: %w", k.ID, err)
-	}
-	return s, nil
+	return signedText(layout.SHA256(sha256.Sum256(record))), nil
 }
 
 // Detached makes a signature of what another program or device signed: the bytes of [Text], by this key.
@@ -94,10 +73,14 @@ func (k PublicKey) verify(record []byte, s Signature) error {
 		return fmt.Errorf("the signature is for the key %s, %s", s.Key, s.Algorithm)
 	}
 	ok := false
-	switch key := k.key.(type) {
-	case ed25519.PublicKey:
-		ok = ed25519.Verify(key, text, s.Signature)
-	case *ecdsa.PublicKey:
+	switch k.Algorithm {
+	case Ed25519:
+		ok = len(k.Raw) == ed25519.PublicKeySize && ed25519.Verify(k.Raw, text, s.Signature)
+	case ECDSA:
+		key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), k.Raw)
+		if err != nil {
+			return err
+		}
 		sum := sha256.Sum256(text)
 		ok = ecdsa.VerifyASN1(key, sum[:], s.Signature)
 	}
