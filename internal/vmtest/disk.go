@@ -47,6 +47,17 @@ func Raw(t testing.TB, d qemu.Drive) string {
 	return path
 }
 
+// Copy returns a copy of a file that the test may change: with holes where the file is zero, so that a disk
+// of many gigabytes takes the room of what is on it.
+func Copy(t testing.TB, file string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), filepath.Base(file))
+	if out, err := exec.Command("cp", "--sparse=always", "--reflink=auto", file, to).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v\n%s", err, out)
+	}
+	return to
+}
+
 func qemuImg(t testing.TB, args ...string) {
 	t.Helper()
 	out, err := exec.Command("qemu-img", args...).CombinedOutput()

@@ -4,7 +4,6 @@ package boot
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -107,8 +106,7 @@ func TestTwoCopies(t *testing.T) {
 		img.portable = true
 		started := img.disk(t, 0, true)
 		// The kernel names it before the one that was started.
-		other := filepath.Join(t.TempDir(), "other.raw")
-		copyDisk(t, started, other)
+		other := vmtest.Copy(t, started)
 		was := tableOf(t, other).GUID()
 		vm := vmtest.Start(t, qemu.Machine{Firmware: f, NoNet: true, NoReboot: true,
 			Drives: []qemu.Drive{{Path: started, Bus: qemu.Virtio}, {Path: other, Bus: qemu.AHCI}}})
@@ -129,21 +127,4 @@ func TestTwoCopies(t *testing.T) {
 			t.Error("the wrong disk was adapted")
 		}
 	})
-}
-
-func copyDisk(t *testing.T, from, to string) {
-	t.Helper()
-	in, err := os.Open(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	out, err := os.Create(to)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	if _, err := io.Copy(out, in); err != nil {
-		t.Fatal(err)
-	}
 }

@@ -230,7 +230,7 @@ func TestFlippedByteStopsBoot(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			iso := copyFile(t, img.iso)
+			iso := vmtest.Copy(t, img.iso)
 			flip(t, iso, blob.offset+tc.at())
 			vm := vmtest.Start(t, qemu.Machine{Firmware: qemu.UEFI, NoReboot: true, Drives: []qemu.Drive{cdrom(iso)}})
 			vm.WaitOff(vmtest.BootTimeout) // it restarts, which this machine takes for switching off
@@ -286,15 +286,6 @@ func largestBlob(t *testing.T, iso string) blobOnISO {
 	}
 	t.Fatal("the blob has no dm-verity superblock")
 	return best
-}
-
-func copyFile(t *testing.T, file string) string {
-	t.Helper()
-	to := t.TempDir() + "/copy.iso"
-	if out, err := exec.Command("cp", "--sparse=always", "--reflink=auto", file, to).CombinedOutput(); err != nil {
-		t.Fatalf("cp: %v\n%s", err, out)
-	}
-	return to
 }
 
 func flip(t *testing.T, file string, at int64) {

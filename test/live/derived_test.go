@@ -35,7 +35,7 @@ func TestDerived(t *testing.T) {
 	}
 	want := listImage(t, img)
 
-	iso := copyFile(t, img.iso)
+	iso := vmtest.Copy(t, img.iso)
 	random := randomBytes(64 << 10)
 	flip(t, iso, find(t, iso, random[32<<10:][:64]))
 	vm := vmtest.Start(
