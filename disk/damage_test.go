@@ -5,13 +5,16 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/kairos-buildkit/kairos/disk/internal/disktest"
+	"github.com/kairos-buildkit/kairos/disk/sparse"
 )
 
 // The checks of the other tests have to see damage, or they prove nothing. (FAT and ext4 have
 // theirs beside their tests.)
 func TestCheckersSeeDamage(t *testing.T) {
-	disk := func() (*Image, error) { return testSystem().image() }
-	qcow := func() (*Image, error) {
+	disk := func() (*sparse.Image, error) { return testSystem().image() }
+	qcow := func() (*sparse.Image, error) {
 		m, err := disk()
 		if err != nil {
 			return nil, err
@@ -19,7 +22,7 @@ func TestCheckersSeeDamage(t *testing.T) {
 		return QCOW2(m)
 	}
 	for name, c := range map[string]struct {
-		lay   func() (*Image, error)
+		lay   func() (*sparse.Image, error)
 		at    int64
 		good  string // what the checker says of a sound one
 		check []string
@@ -29,7 +32,7 @@ func TestCheckersSeeDamage(t *testing.T) {
 		"ISO folder":     {testISO(t).Image, 16*sector + 156 + 2, "/boot", []string{"xorriso"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			img := writeSparse(t, c.lay)
+			img := disktest.WriteSparse(t, c.lay)
 			sound := func() bool {
 				args := append([]string(nil), c.check[1:]...)
 				if name == "ISO folder" {

@@ -188,6 +188,9 @@ func openExt4(dev *source, volume *ext4.FileSystem, name string, limit int64) (i
 	return f, nil
 }
 
+// readAtOnce is the size of one read of a file, in bytes: large, for speed.
+const readAtOnce = 1 << 20
+
 type seekFile struct {
 	dev  *source
 	mu   sync.Mutex
@@ -202,7 +205,7 @@ func (f *seekFile) ReadAt(b []byte, off int64) (n int, err error) {
 			return err
 		}
 		for n < len(b) {
-			part := b[n:min(len(b), n+copyBuffer)]
+			part := b[n:min(len(b), n+readAtOnce)]
 			m, err := f.file.Read(part)
 			n += m
 			f.dev.used = 0 // content is not bounded

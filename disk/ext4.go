@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"github.com/kairos-buildkit/kairos/disk/filetree"
+	"github.com/kairos-buildkit/kairos/disk/sparse"
 )
 
 // Ext4 describes an ext4 file system, with what mke2fs gives it by default, metadata checksums
@@ -22,7 +25,7 @@ type Ext4 struct {
 	UUID  [16]byte // also what the seed of all checksums is made of
 	Size  int64    // in bytes; what exceeds a multiple of 4096 is not used
 	Time  time.Time
-	Files []File
+	Files []filetree.File
 }
 
 const (
@@ -45,7 +48,7 @@ const (
 )
 
 // Image lays the file system out.
-func (e Ext4) Image() (*Image, error) {
+func (e Ext4) Image() (*sparse.Image, error) {
 	v, err := e.layOut()
 	if err != nil {
 		return nil, fmt.Errorf("lay out ext4 file system %s: %w", e.Label, err)
@@ -93,9 +96,9 @@ type ext4Volume struct {
 	next  int64 // first block that content may get
 	taken int   // the element of used that is at or behind next
 
-	root    *node
+	root    *filetree.Node
 	nodes   []*ext4Inode // inode 11 and up; the root is apart
-	byNode  map[*node]*ext4Inode
+	byNode  map[*filetree.Node]*ext4Inode
 	rootDir *ext4Inode
 	journal *ext4Inode
 }
@@ -105,7 +108,7 @@ type run struct{ at, count int64 }
 
 // ext4Inode is a file or folder with its place.
 type ext4Inode struct {
-	*node
+	*filetree.Node
 	number uint32
 	size   int64
 	runs   []run
@@ -116,19 +119,19 @@ func (e Ext4) layOut() (*ext4Volume, error) {
 	if len(e.Label) > 16 {
 		return nil, errors.New("the label has more than 16 bytes")
 	}
-	v := &ext4Volume{Ext4: e, blocks: e.Size / ext4Block, byNode: map[*node]*ext4Inode{}}
+	v := &ext4Volume{Ext4: e, blocks: e.Size / ext4Block, byNode: map[*filetree.Node]*ext4Inode{}}
 	if e.Size > ext4Max {
 		return nil, fmt.Errorf("%d bytes are too large: at most %d TiB", e.Size, ext4Max>>40)
 	}
 	v.seed = crc32c(^uint32(0), e.UUID[:])
 	var err error
-	lostFound := File{Path: ext4LostFound, Mode: 0o700 | modeDir}
-	if v.root, err = tree(append(append([]File(nil), e.Files...), lostFound)); err != nil {
+	lostFound := filetree.File{Path: ext4LostFound, Mode: 0o700 | modeDir}
+	if v.root, err = filetree.New(append(append([]filetree.File(nil), e.Files...), lostFound)); err != nil {
 		return nil, err
 	}
-	v.root.walk(func(n *node) {
-		if len(n.name) > 255 {
-			err = fmt.Errorf("%s: the name has more than 255 bytes", n.path())
+	v.root.Walk(func(n *filetree.Node) {
+		if len(n.Name) > 255 {
+			err = fmt.Errorf("%s: the name has more than 255 bytes", n.String())
 		}
 	})
 	if err != nil {
@@ -221,8 +224,8 @@ func (v *ext4Volume) inodeTableAt(g int64) int64 {
 // placeContent numbers the inodes and gives folders, files and the journal their blocks.
 func (v *ext4Volume) placeContent() error {
 	number := uint32(ext4FirstInode)
-	add := func(n *node, number uint32, size int64) (*ext4Inode, error) {
-		i := &ext4Inode{node: n, number: number, size: size}
+	add := func(n *filetree.Node, number uint32, size int64) (*ext4Inode, error) {
+		i := &ext4Inode{Node: n, number: number, size: size}
 		v.byNode[n] = i
 		return i, v.place(i)
 	}
@@ -230,16 +233,16 @@ func (v *ext4Volume) placeContent() error {
 	if v.rootDir, err = add(v.root, ext4RootInode, ext4FolderSize(v.root)); err != nil {
 		return err
 	}
-	var walk func(n *node) error
-	walk = func(n *node) error {
+	var walk func(n *filetree.Node) error
+	walk = func(n *filetree.Node) error {
 		// lost+found first: its inode number is 11 by convention.
 		for _, first := range []bool{true, false} {
-			for _, c := range n.children {
-				if (n == v.root && c.name == ext4LostFound) != first {
+			for _, c := range n.Children {
+				if (n == v.root && c.Name == ext4LostFound) != first {
 					continue
 				}
 				size := c.Size
-				if c.dir() {
+				if c.IsDir() {
 					size = ext4FolderSize(c)
 				}
 				i, err := add(c, number, size)
@@ -264,7 +267,7 @@ func (v *ext4Volume) placeContent() error {
 	v.journal = &ext4Inode{
 		number: ext4Journal,
 		size:   v.journalBlocks() * ext4Block,
-		node:   &node{File: File{Mode: 0o600}},
+		Node:   &filetree.Node{File: filetree.File{Mode: 0o600}},
 	}
 	return v.place(v.journal)
 }
@@ -307,7 +310,7 @@ func (v *ext4Volume) place(i *ext4Inode) error {
 			}
 		}
 		if len(i.leaves) > ext4InlineMax {
-			return fmt.Errorf("%s: %d bytes are too many for one file", i.path(), i.size)
+			return fmt.Errorf("%s: %d bytes are too many for one file", i.String(), i.size)
 		}
 	}
 	i.runs, err = v.take(count)

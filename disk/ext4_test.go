@@ -10,28 +10,33 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/kairos-buildkit/kairos/disk/filetree"
+	"github.com/kairos-buildkit/kairos/disk/internal/disktest"
 )
 
-func ext4Files() []File {
-	files := append(manyFiles(300),
-		Bytes("blobs/sha256/01/blob.erofs", content("blob", 3_000_001)),
-		Bytes("releases/0123456789ab/release.json", []byte("{}\n")),
-		Bytes("empty", nil),
-		File{Path: "dir", Mode: fs.ModeDir | 0o700},
+func ext4Files() []filetree.File {
+	files := append(disktest.ManyFiles(300),
+		filetree.Bytes("blobs/sha256/01/blob.erofs", disktest.Content("blob", 3_000_001)),
+		filetree.Bytes("releases/0123456789ab/release.json", []byte("{}\n")),
+		filetree.Bytes("empty", nil),
+		filetree.File{Path: "dir", Mode: fs.ModeDir | 0o700},
 	)
-	secret := Bytes("secret", []byte("x"))
+	secret := filetree.Bytes("secret", []byte("x"))
 	secret.Mode = 0o600
 	return append(files, secret)
 }
 
-func testExt4(size int64, files []File) Ext4 {
-	return Ext4{Label: "COS_STATE", UUID: derive([]byte("test"), "state"), Size: size, Time: testTime, Files: files}
+func testExt4(size int64, files []filetree.File) Ext4 {
+	return Ext4{
+		Label: "COS_STATE", UUID: derive([]byte("test"), "state"), Size: size, Time: disktest.Time, Files: files,
+	}
 }
 
 // e2fsck is strict: -n changes nothing and fails for anything that it would change.
 func e2fsck(t *testing.T, img string) {
 	t.Helper()
-	tool(t, "e2fsck", "-fn", img)
+	disktest.Tool(t, "e2fsck", "-fn", img)
 }
 
 func TestExt4(t *testing.T) {
@@ -40,13 +45,13 @@ func TestExt4(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			e := testExt4(size, ext4Files())
-			writeImage := write
+			writeImage := disktest.Write
 			if size > 64<<20 {
-				writeImage = writeSparse
+				writeImage = disktest.WriteSparse
 			}
 			img := writeImage(t, e.Image)
 			e2fsck(t, img)
-			if out := tool(t, "blkid", "-p", img); !strings.Contains(out, `LABEL="COS_STATE"`) ||
+			if out := disktest.Tool(t, "blkid", "-p", img); !strings.Contains(out, `LABEL="COS_STATE"`) ||
 				!strings.Contains(out, `TYPE="ext4"`) {
 				t.Error(out)
 			}
@@ -56,10 +61,10 @@ func TestExt4(t *testing.T) {
 }
 
 // checkExt4Content reads the file system back with debugfs.
-func checkExt4Content(t *testing.T, img string, files []File) {
+func checkExt4Content(t *testing.T, img string, files []filetree.File) {
 	t.Helper()
 	dir := t.TempDir()
-	tool(t, "debugfs", "-R", "rdump / "+dir, img)
+	disktest.Tool(t, "debugfs", "-R", "rdump / "+dir, img)
 	for _, f := range files {
 		name := filepath.Join(dir, f.Path)
 		info, err := os.Stat(name)
@@ -71,8 +76,8 @@ func checkExt4Content(t *testing.T, img string, files []File) {
 		if want == 0 {
 			want = 0o644
 		}
-		if info.Mode() != want || !info.ModTime().Equal(testTime) {
-			t.Errorf("%s: %v %v, want %v %v", f.Path, info.Mode(), info.ModTime().UTC(), want, testTime)
+		if info.Mode() != want || !info.ModTime().Equal(disktest.Time) {
+			t.Errorf("%s: %v %v, want %v %v", f.Path, info.Mode(), info.ModTime().UTC(), want, disktest.Time)
 		}
 		if f.Mode.IsDir() {
 			continue
@@ -92,13 +97,13 @@ func checkExt4Content(t *testing.T, img string, files []File) {
 func TestExt4KeepsLargeFiles(t *testing.T) {
 	const size = 3<<30 + 4097
 	e := testExt4(5<<30, append(ext4Files(), marked("large", size)))
-	img := writeSparse(t, e.Image)
+	img := disktest.WriteSparse(t, e.Image)
 	e2fsck(t, img)
 	want := fmt.Sprintf("Size: %d\n", int64(size))
-	if out := tool(t, "debugfs", "-R", "stat /large", img); !strings.Contains(out, want) {
+	if out := disktest.Tool(t, "debugfs", "-R", "stat /large", img); !strings.Contains(out, want) {
 		t.Error(out)
 	}
-	if out := tool(t, "debugfs", "-R", "ex /large", img); !strings.Contains(out, " 1/ 1") {
+	if out := disktest.Tool(t, "debugfs", "-R", "ex /large", img); !strings.Contains(out, " 1/ 1") {
 		t.Errorf("no tree of extents:\n%s", out)
 	}
 }
@@ -127,7 +132,7 @@ func TestExt4OverOldContent(t *testing.T) {
 }
 
 func TestE2fsckSeesABrokenExt4(t *testing.T) {
-	img := writeSparse(t, testExt4(64<<20, ext4Files()).Image)
+	img := disktest.WriteSparse(t, testExt4(64<<20, ext4Files()).Image)
 	f, err := os.OpenFile(img, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +152,7 @@ func TestE2fsckSeesABrokenExt4(t *testing.T) {
 
 func TestExt4MinSizeIsEnough(t *testing.T) {
 	for _, free := range []int64{0, 100 << 20} {
-		e := testExt4(0, append(ext4Files(), Bytes("large", content("large", 100<<20))))
+		e := testExt4(0, append(ext4Files(), filetree.Bytes("large", disktest.Content("large", 100<<20))))
 		size, err := e.MinSize(free)
 		if err != nil {
 			t.Fatal(err)
@@ -156,22 +161,22 @@ func TestExt4MinSizeIsEnough(t *testing.T) {
 			t.Errorf("%d bytes for 100 MiB and %d free", size, free)
 		}
 		e.Size = size
-		e2fsck(t, writeSparse(t, e.Image))
+		e2fsck(t, disktest.WriteSparse(t, e.Image))
 	}
 }
 
 func TestExt4Refuses(t *testing.T) {
-	_, err := testExt4(8<<20, []File{Bytes("a", make([]byte, 9<<20))}).Image()
+	_, err := testExt4(8<<20, []filetree.File{filetree.Bytes("a", make([]byte, 9<<20))}).Image()
 	if !errors.As(err, new(*noSpaceError)) {
 		t.Errorf("too small: %v", err)
 	}
 	for name, e := range map[string]Ext4{
 		"no size":    {},
 		"long label": {Label: strings.Repeat("x", 17), Size: 64 << 20},
-		"name twice": {Size: 64 << 20, Files: []File{Bytes("a", nil), Bytes("a", nil)}},
-		"lost+found": {Size: 64 << 20, Files: []File{Bytes("lost+found", nil)}},
-		"inodes":     {Size: 8 << 20, Files: rootFiles(1000)},
-		"long name":  {Size: 8 << 20, Files: []File{Bytes(strings.Repeat("x", 256), nil)}},
+		"name twice": {Size: 64 << 20, Files: []filetree.File{filetree.Bytes("a", nil), filetree.Bytes("a", nil)}},
+		"lost+found": {Size: 64 << 20, Files: []filetree.File{filetree.Bytes("lost+found", nil)}},
+		"inodes":     {Size: 8 << 20, Files: disktest.RootFiles(1000)},
+		"long name":  {Size: 8 << 20, Files: []filetree.File{filetree.Bytes(strings.Repeat("x", 256), nil)}},
 	} {
 		if _, err := e.Image(); err == nil {
 			t.Errorf("%s: accepted", name)

@@ -3,11 +3,14 @@ package disk
 import (
 	"bytes"
 	"io"
+
+	"github.com/kairos-buildkit/kairos/disk/filetree"
+	"github.com/kairos-buildkit/kairos/disk/sparse"
 )
 
 // ext4FolderSize is the size in bytes of a folder's blocks.
-func ext4FolderSize(n *node) int64 {
-	if n.name == ext4LostFound && n.parent != nil && n.parent.parent == nil {
+func ext4FolderSize(n *filetree.Node) int64 {
+	if n.Name == ext4LostFound && n.Parent != nil && n.Parent.Parent == nil {
 		return ext4LostBlocks * ext4Block // room for what e2fsck finds
 	}
 	blocks, used := int64(1), 0
@@ -21,10 +24,10 @@ func ext4FolderSize(n *node) int64 {
 	return blocks * ext4Block
 }
 
-func names(n *node) []string {
-	list := make([]string, len(n.children))
-	for i, c := range n.children {
-		list[i] = c.name
+func names(n *filetree.Node) []string {
+	list := make([]string, len(n.Children))
+	for i, c := range n.Children {
+		list[i] = c.Name
 	}
 	return list
 }
@@ -37,10 +40,10 @@ const (
 func direntSize(name string) int { return int(align(int64(8+len(name)), 4)) }
 
 // addFolder writes a folder: linear blocks, each ended by its checksum.
-func (v *ext4Volume) addFolder(m *Image, i *ext4Inode) {
+func (v *ext4Volume) addFolder(m *sparse.Image, i *ext4Inode) {
 	parent := i.number
-	if i.parent != nil {
-		parent = v.byNode[i.parent].number
+	if i.Parent != nil {
+		parent = v.byNode[i.Parent].number
 	}
 	var blocks [][]byte
 	var block []byte
@@ -75,12 +78,12 @@ func (v *ext4Volume) addFolder(m *Image, i *ext4Inode) {
 	const regular, folder = 1, 2
 	add(".", i.number, folder)
 	add("..", parent, folder)
-	for _, c := range i.children {
+	for _, c := range i.Children {
 		kind := byte(regular)
-		if c.dir() {
+		if c.IsDir() {
 			kind = folder
 		}
-		add(c.name, v.byNode[c].number, kind)
+		add(c.Name, v.byNode[c].number, kind)
 	}
 	finish()
 	for int64(len(blocks)) < i.size/ext4Block {
@@ -88,14 +91,14 @@ func (v *ext4Volume) addFolder(m *Image, i *ext4Inode) {
 	}
 	content := bytes.Join(blocks, nil)
 	for _, r := range i.runs {
-		m.addBytes(r.at*ext4Block, "folder "+i.path(), content[:r.count*ext4Block])
+		m.AddBytes(r.at*ext4Block, "folder "+i.String(), content[:r.count*ext4Block])
 		content = content[r.count*ext4Block:]
 	}
 }
 
 // addFile writes a file's content. Its pieces share one reader: they are written in their
 // order, for they are in that order on the disk.
-func (v *ext4Volume) addFile(m *Image, i *ext4Inode) {
+func (v *ext4Volume) addFile(m *sparse.Image, i *ext4Inode) {
 	if i.size == 0 {
 		return
 	}
@@ -105,15 +108,10 @@ func (v *ext4Volume) addFile(m *Image, i *ext4Inode) {
 		size := min(left, r.count*ext4Block)
 		left -= size
 		final := k == len(i.runs)-1
-		m.add(
-			r.at*ext4Block,
-			extent{
-				size: size,
-				name: i.path(),
-				open: func() (io.ReadCloser, error) { return shared.part(size, final) },
-			},
-		)
-		m.addZero(r.at*ext4Block+size, r.count*ext4Block-size)
+		m.Add(r.at*ext4Block, sparse.Extent{Size: size, Name: i.String(), Open: func() (io.ReadCloser, error) {
+			return shared.part(size, final)
+		}})
+		m.AddZero(r.at*ext4Block+size, r.count*ext4Block-size)
 	}
 }
 
@@ -140,7 +138,7 @@ func (s *sharedReader) part(size int64, final bool) (io.ReadCloser, error) {
 }
 
 // addJournal writes an empty journal (jbd2): a superblock, zeros behind it.
-func (v *ext4Volume) addJournal(m *Image) {
+func (v *ext4Volume) addJournal(m *sparse.Image) {
 	b := make([]byte, 1024)
 	be.PutUint32(b[0x00:], 0xc03b3998)
 	be.PutUint32(b[0x04:], 4) // superblock, version 2
@@ -151,7 +149,7 @@ func (v *ext4Volume) addJournal(m *Image) {
 	copy(b[0x30:], v.UUID[:])
 	be.PutUint32(b[0x40:], 1) // one file system
 	at := v.journal.runs[0].at * ext4Block
-	m.addBytes(at, "journal", b)
+	m.AddBytes(at, "journal", b)
 	// An older journal's blocks must not be there: they would look like this one's.
 	at += int64(len(b))
 	for k, r := range v.journal.runs {
@@ -161,6 +159,6 @@ func (v *ext4Volume) addJournal(m *Image) {
 		} else {
 			at = r.at * ext4Block
 		}
-		m.addZero(at, size)
+		m.AddZero(at, size)
 	}
 }

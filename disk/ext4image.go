@@ -1,9 +1,13 @@
 package disk
 
 import (
+	"bytes"
 	"encoding/binary"
 	"hash/crc32"
+	"io"
 	"io/fs"
+
+	"github.com/kairos-buildkit/kairos/disk/sparse"
 )
 
 const modeDir = fs.ModeDir
@@ -15,37 +19,37 @@ func crc32c(crc uint32, b []byte) uint32 {
 	return ^crc32.Update(^crc, crc32.MakeTable(crc32.Castagnoli), b)
 }
 
-func (v *ext4Volume) image() (*Image, error) {
-	m := &Image{Size: v.Size}
+func (v *ext4Volume) image() (*sparse.Image, error) {
+	m := &sparse.Image{Size: v.Size}
 	descriptors := v.descriptors()
 	for g := range v.groups {
 		if v.hasSuper(g) {
 			at := g * ext4Group * ext4Block
 			if g == 0 {
-				m.addZero(0, 1024)
-				m.addBytes(1024, "superblock", v.superblock(g))
-				m.addZero(2048, ext4Block-2048)
+				m.AddZero(0, 1024)
+				m.AddBytes(1024, "superblock", v.superblock(g))
+				m.AddZero(2048, ext4Block-2048)
 			} else {
-				m.addBytes(at, "superblock's copy", append(v.superblock(g), make([]byte, ext4Block-1024)...))
+				m.AddBytes(at, "superblock's copy", append(v.superblock(g), make([]byte, ext4Block-1024)...))
 			}
-			m.addBytes(at+ext4Block, "group descriptors", descriptors)
+			m.AddBytes(at+ext4Block, "group descriptors", descriptors)
 		}
-		m.add(
-			v.blockBitmapAt(g)*ext4Block,
-			lazyBytes("block bitmap", ext4Block, func() []byte { return v.blockBitmap(g) }),
-		)
+		m.Add(v.blockBitmapAt(g)*ext4Block, sparse.Extent{
+			Size: ext4Block, Name: "block bitmap", Open: func() (io.ReadCloser, error) {
+				return io.NopCloser(bytes.NewReader(v.blockBitmap(g))), nil
+			}})
 		if v.inodesIn(g) > 0 {
-			m.addBytes(v.inodeBitmapAt(g)*ext4Block, "inode bitmap", v.inodeBitmap(g))
-			m.addBytes(v.inodeTableAt(g)*ext4Block, "inodes", v.inodeTable(g))
+			m.AddBytes(v.inodeBitmapAt(g)*ext4Block, "inode bitmap", v.inodeBitmap(g))
+			m.AddBytes(v.inodeTableAt(g)*ext4Block, "inodes", v.inodeTable(g))
 			used := v.inodesIn(g) * ext4InodeSize
-			m.addZero(v.inodeTableAt(g)*ext4Block+used, v.itable*ext4Block-used)
+			m.AddZero(v.inodeTableAt(g)*ext4Block+used, v.itable*ext4Block-used)
 		}
 	}
 	v.addFolder(m, v.rootDir)
 	v.addTree(m, v.rootDir)
 	for _, i := range v.nodes {
 		v.addTree(m, i)
-		if i.dir() {
+		if i.IsDir() {
 			v.addFolder(m, i)
 			continue
 		}
@@ -75,7 +79,7 @@ func (v *ext4Volume) inode(number int64) *ext4Inode {
 
 func (v *ext4Volume) dirsIn(g int64) (count int64) {
 	for k := range v.inodesIn(g) {
-		if i := v.inode(g*v.inodes + k + 1); i != nil && i.dir() {
+		if i := v.inode(g*v.inodes + k + 1); i != nil && i.IsDir() {
 			count++
 		}
 	}
@@ -222,8 +226,8 @@ func (v *ext4Volume) inodeBytes(number uint32) []byte {
 		return b
 	}
 	mode, links := uint16(0o100000), 1
-	if i.dir() {
-		mode, links = 0o040000, 2+i.subdirs()
+	if i.IsDir() {
+		mode, links = 0o040000, 2+i.Subdirs()
 	}
 	mode |= uint16(i.Mode.Perm())
 	blocks := int64(len(i.leaves)) * ext4Block / 512
@@ -320,7 +324,7 @@ func appendExtents(b []byte, runs []run, logical int64) ([]byte, int64) {
 }
 
 // addTree writes the blocks of an inode's extent tree.
-func (v *ext4Volume) addTree(m *Image, i *ext4Inode) {
+func (v *ext4Volume) addTree(m *sparse.Image, i *ext4Inode) {
 	logical := int64(0)
 	for k, part := range i.extents() {
 		if len(i.leaves) == 0 {
@@ -330,6 +334,6 @@ func (v *ext4Volume) addTree(m *Image, i *ext4Inode) {
 		b, logical = appendExtents(b, part, logical)
 		b = append(b, make([]byte, ext4Block-4-len(b))...)
 		b = le.AppendUint32(b, crc32c(v.inodeSeed(i.number), b))
-		m.addBytes(i.leaves[k]*ext4Block, "extents of "+i.path(), b)
+		m.AddBytes(i.leaves[k]*ext4Block, "extents of "+i.String(), b)
 	}
 }

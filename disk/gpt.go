@@ -6,7 +6,10 @@ import (
 	"math"
 	"time"
 
+	"github.com/kairos-buildkit/kairos/disk/fat"
+	"github.com/kairos-buildkit/kairos/disk/filetree"
 	"github.com/kairos-buildkit/kairos/disk/gpt"
+	"github.com/kairos-buildkit/kairos/disk/sparse"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -46,7 +49,7 @@ type Partition struct {
 	Wish int64
 	// Rest gives the partition what the disk has left, but not less than its size.
 	Rest  bool
-	Files []File
+	Files []filetree.File
 }
 
 // Placed is a partition that has its place on the disk.
@@ -142,7 +145,7 @@ func (d Disk) ext4(p Partition, size int64) Ext4 {
 }
 
 // Image lays the disk out.
-func (d Disk) Image() (*Image, error) {
+func (d Disk) Image() (*sparse.Image, error) {
 	m, err := d.image()
 	if err != nil {
 		return nil, fmt.Errorf("lay out disk: %w", err)
@@ -150,7 +153,7 @@ func (d Disk) Image() (*Image, error) {
 	return m, nil
 }
 
-func (d Disk) image() (*Image, error) {
+func (d Disk) image() (*sparse.Image, error) {
 	if n := d.sector(); n != 512 && n != 4096 {
 		return nil, fmt.Errorf("sectors of %d bytes: disks have 512 or 4096", n)
 	}
@@ -158,12 +161,12 @@ func (d Disk) image() (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Image{Size: size}
+	m := &sparse.Image{Size: size}
 	if err := d.addTables(m, placed); err != nil {
 		return nil, err
 	}
 	for _, p := range placed {
-		var sub *Image
+		var sub *sparse.Image
 		switch p.FS {
 		case "":
 			sub, err = d.unformatted(p)
@@ -171,7 +174,7 @@ func (d Disk) image() (*Image, error) {
 			sub, err = d.ext4(p.Partition, p.Size).Image()
 		case "vfat":
 			id := derive(d.Seed, "file system "+p.Name)
-			sub, err = FAT{
+			sub, err = fat.FileSystem{
 				Label:      p.Label,
 				Serial:     le.Uint32(id[:]),
 				Size:       p.Size,
@@ -188,7 +191,7 @@ func (d Disk) image() (*Image, error) {
 		}
 		m.AddImage(p.Start, sub)
 	}
-	return m, m.zeroGaps(placed)
+	return m, clearOld(m, placed)
 }
 
 // hidden is what a boot sector says of the sectors before it; nothing, where that takes more than 32 bits.
@@ -200,8 +203,8 @@ func hidden(sectors int64) uint32 {
 }
 
 // unformatted is a partition without a file system: GRUB's, or empty.
-func (d Disk) unformatted(p Placed) (*Image, error) {
-	m := &Image{Size: p.Size}
+func (d Disk) unformatted(p Placed) (*sparse.Image, error) {
+	m := &sparse.Image{Size: p.Size}
 	if p.Type != layout.TypeBIOSBoot || len(d.CoreImage) == 0 || d.sector() != lba {
 		return m, nil
 	}
@@ -210,19 +213,19 @@ func (d Disk) unformatted(p Placed) (*Image, error) {
 	}
 	core := append([]byte(nil), d.CoreImage...)
 	le.PutUint64(core[diskbootList:], uint64(p.Start/lba+1))
-	m.addBytes(0, "core.img", core)
+	m.AddBytes(0, "core.img", core)
 	return m, nil
 }
 
-// zeroGaps clears where older file systems and tables would be found: the beginning of the
+// clearOld clears where older file systems and tables would be found: the beginning of the
 // disk and of each partition, and the end of the disk.
-func (m *Image) zeroGaps(placed []Placed) error {
+func clearOld(m *sparse.Image, placed []Placed) error {
 	ranges := []run{{0, alignment}, {m.Size - alignment, alignment}}
 	for _, p := range placed {
 		ranges = append(ranges, run{p.Start, min(p.Size, alignment)})
 	}
 	for _, r := range ranges {
-		if err := m.zeroGapsIn(r.at, r.count); err != nil {
+		if err := m.ZeroGaps(r.at, r.count); err != nil {
 			return err
 		}
 	}
@@ -230,7 +233,7 @@ func (m *Image) zeroGaps(placed []Placed) error {
 }
 
 // addTables writes boot record and partition tables.
-func (d Disk) addTables(m *Image, placed []Placed) error {
+func (d Disk) addTables(m *sparse.Image, placed []Placed) error {
 	if (len(d.BootImage) == 0) != (len(d.CoreImage) == 0) {
 		return errors.New("BIOS boot takes both boot.img and core.img")
 	}
@@ -254,11 +257,11 @@ func (d Disk) addTables(m *Image, placed []Placed) error {
 	e[1], e[2], e[3] = 0x00, 0x02, 0x00 // as the specification has it for this entry
 	e[5], e[6], e[7] = 0xff, 0xff, 0xff
 	mbr[510], mbr[511] = 0x55, 0xaa
-	m.addBytes(0, "master boot record", mbr)
+	m.AddBytes(0, "master boot record", mbr)
 
 	id := guid(derive(d.Seed, "disk"))
 	if d.FirstBoot != nil {
-		m.addBytes(
+		m.AddBytes(
 			layout.FirstBootAt,
 			"record for the first boot",
 			layout.FirstBoot{Disk: id, State: d.FirstBoot.State}.Marshal(),
@@ -273,7 +276,7 @@ func (d Disk) addTables(m *Image, placed []Placed) error {
 		return err
 	}
 	for _, c := range chunks {
-		m.addBytes(c.At, "partition table", c.Data)
+		m.AddBytes(c.At, "partition table", c.Data)
 	}
 	return nil
 }

@@ -12,6 +12,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kairos-buildkit/kairos/disk/filetree"
+	"github.com/kairos-buildkit/kairos/disk/internal/disktest"
+	"github.com/kairos-buildkit/kairos/disk/sparse"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -20,20 +23,21 @@ const testID = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef012345678
 func testSystem() System {
 	return System{
 		Release: layout.Release{Config: testID, Arch: "amd64"},
-		Store: []File{
-			Bytes("blobs/sha256/01/blob.erofs", content("blob", 10_000_001)),
-			Bytes(layout.ReleasePath("0123456789ab"), []byte("{}\n")),
+		Store: []filetree.File{
+			filetree.Bytes("blobs/sha256/01/blob.erofs", disktest.Content("blob", 10_000_001)),
+			filetree.Bytes(layout.ReleasePath("0123456789ab"), []byte("{}\n")),
 		},
-		UKI: content("uki", 5_000_000), Kernel: content("kernel", 3_000_000), Initrd: content("initrd", 2_000_000),
-		Cmdline: "console=ttyS0", SystemdBoot: content("loader", 100_000),
-		BootImage: bytes.Repeat([]byte{0x90}, 512), CoreImage: content("core", 150_001),
-		OEM:  []File{Bytes("90_custom.yaml", []byte("#cloud-config\n"))},
-		Time: testTime, Seed: []byte("test"),
+		UKI: disktest.Content("uki", 5_000_000), Kernel: disktest.Content("kernel", 3_000_000),
+		Initrd:  disktest.Content("initrd", 2_000_000),
+		Cmdline: "console=ttyS0", SystemdBoot: disktest.Content("loader", 100_000),
+		BootImage: bytes.Repeat([]byte{0x90}, 512), CoreImage: disktest.Content("core", 150_001),
+		OEM:  []filetree.File{filetree.Bytes("90_custom.yaml", []byte("#cloud-config\n"))},
+		Time: disktest.Time, Seed: []byte("test"),
 		Sizes: map[string]int64{"efi": 64 << 20}, // the others are as they come
 	}
 }
 
-func (s System) image() (*Image, error) {
+func (s System) image() (*sparse.Image, error) {
 	d, err := s.Disk()
 	if err != nil {
 		return nil, err
@@ -49,7 +53,7 @@ func TestSystemDisk(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := testSystem()
 			s.Size, s.SectorSize = c.size, c.sector
-			img := writeSparse(t, s.image)
+			img := disktest.WriteSparse(t, s.image)
 			checkSystemDisk(t, s, img)
 			m := openMediumFile(t, img)
 			if m.SectorSize != max(c.sector, 512) || m.Volumes[1].FS != "vfat" {
@@ -121,17 +125,17 @@ func checkSystemDisk(t *testing.T, s System, img string) {
 		return
 	}
 	// It mends one copy of the table by the other, and then finds no problem.
-	if out := tool(t, "sgdisk", "-v", img); !strings.Contains(out, "No problems found") ||
+	if out := disktest.Tool(t, "sgdisk", "-v", img); !strings.Contains(out, "No problems found") ||
 		strings.Contains(out, "aution") ||
 		strings.Contains(out, "nvalid") {
 		t.Error(out)
 	}
-	out := tool(t, "sgdisk", "-p", img)
+	out := disktest.Tool(t, "sgdisk", "-p", img)
 	for i, p := range layout.Partitions() {
 		if !strings.Contains(out, p.Name) {
 			t.Errorf("no partition %s in\n%s", p.Name, out)
 		}
-		if info := tool(t, "sgdisk", "-i", fmt.Sprint(i+1), img); !strings.Contains(info, p.Type) {
+		if info := disktest.Tool(t, "sgdisk", "-i", fmt.Sprint(i+1), img); !strings.Contains(info, p.Type) {
 			t.Error(info)
 		}
 	}
@@ -141,7 +145,7 @@ func checkSystemDisk(t *testing.T, s System, img string) {
 // checkBigSectors has fdisk look at a table, since sgdisk takes the sectors of the machine's own disk.
 func checkBigSectors(t *testing.T, img string) {
 	t.Helper()
-	out := tool(t, "fdisk", "-b", "4096", "-l", "-o", "Name,Type", img)
+	out := disktest.Tool(t, "fdisk", "-b", "4096", "-l", "-o", "Name,Type", img)
 	for _, p := range layout.Partitions() {
 		if !strings.Contains(out, "\n"+p.Name) {
 			t.Errorf("no partition %s in\n%s", p.Name, out)
@@ -169,13 +173,13 @@ func checkFileSystems(t *testing.T, s System, img string) {
 		if p.FS == "" {
 			continue
 		}
-		out := tool(t, "blkid", "-p", "-O", fmt.Sprint(p.Start), "-S", fmt.Sprint(p.Size), img)
+		out := disktest.Tool(t, "blkid", "-p", "-O", fmt.Sprint(p.Start), "-S", fmt.Sprint(p.Size), img)
 		if !strings.Contains(out, `LABEL="`+p.Label+`"`) {
 			t.Errorf("%s: %s", p.Name, out)
 		}
 		if p.FS == "vfat" {
 			part := filepath.Join(t.TempDir(), p.Name)
-			tool(
+			disktest.Tool(
 				t,
 				"dd",
 				"if="+img,
@@ -185,7 +189,7 @@ func checkFileSystems(t *testing.T, s System, img string) {
 				fmt.Sprintf("skip=%d", p.Start>>20),
 				fmt.Sprintf("count=%d", p.Size>>20),
 			)
-			tool(t, "fsck.vfat", "-n", part)
+			disktest.Tool(t, "fsck.vfat", "-n", part)
 			continue
 		}
 		part := fmt.Sprintf("%s?offset=%d", img, p.Start)
@@ -252,8 +256,8 @@ func TestSystemDiskOverOldContent(t *testing.T) {
 func TestQCOW2(t *testing.T) {
 	s := testSystem()
 	s.Size = 8 << 30
-	raw := writeSparse(t, s.image)
-	q := writeSparse(t, func() (*Image, error) {
+	raw := disktest.WriteSparse(t, s.image)
+	q := disktest.WriteSparse(t, func() (*sparse.Image, error) {
 		m, err := s.image()
 		if err != nil {
 			return nil, err
@@ -263,10 +267,11 @@ func TestQCOW2(t *testing.T) {
 	if info, err := os.Stat(q); err != nil || info.Size() > 200<<20 {
 		t.Errorf("%d bytes, %v", info.Size(), err)
 	}
-	if out := tool(t, "qemu-img", "check", q); !strings.Contains(out, "No errors were found") {
+	if out := disktest.Tool(t, "qemu-img", "check", q); !strings.Contains(out, "No errors were found") {
 		t.Error(out)
 	}
-	if out := tool(t, "qemu-img", "compare", "-f", "raw", "-F", "qcow2", raw, q); !strings.Contains(out, "identical") {
+	out := disktest.Tool(t, "qemu-img", "compare", "-f", "raw", "-F", "qcow2", raw, q)
+	if !strings.Contains(out, "identical") {
 		t.Error(out)
 	}
 }
@@ -317,5 +322,5 @@ func TestSystemDiskForUEFIOnly(t *testing.T) {
 			t.Errorf("%s on a disk for UEFI only", f.Path)
 		}
 	}
-	checkSystemDisk(t, s, writeSparse(t, s.image))
+	checkSystemDisk(t, s, disktest.WriteSparse(t, s.image))
 }

@@ -7,6 +7,9 @@ import (
 	"io"
 	"slices"
 	"time"
+
+	"github.com/kairos-buildkit/kairos/disk/filetree"
+	"github.com/kairos-buildkit/kairos/disk/sparse"
 )
 
 // ISO describes a live medium: an ISO 9660 volume with Rock Ridge names, that boots from CD
@@ -31,11 +34,11 @@ import (
 type ISO struct {
 	Volume string    // volume identifier
 	Time   time.Time // of the volume and all files
-	Files  []File
+	Files  []filetree.File
 	// BIOS boot: GRUB's images, both or none.
 	BootHybrid, ElTorito []byte
 	// EFI is the FAT image of the EFI system partition, or nil.
-	EFI *Image
+	EFI *sparse.Image
 	// Shared are files whose content is a part of the EFI image, and is on the medium once.
 	Shared []Shared
 }
@@ -44,7 +47,7 @@ type ISO struct {
 // 2048, and all but the last have a size that is one.
 type Shared struct {
 	Path  string
-	Parts []Part
+	Parts []sparse.Part
 }
 
 func (s Shared) size() (size int64) {
@@ -55,7 +58,7 @@ func (s Shared) size() (size int64) {
 }
 
 // Check says what keeps the parts from being a file.
-func (s Shared) Check(efi *Image) error {
+func (s Shared) Check(efi *sparse.Image) error {
 	for i, p := range s.Parts {
 		if efi == nil || p.At%sector != 0 || p.At < 0 || p.Size < 0 || p.At+p.Size > efi.Size ||
 			i < len(s.Parts)-1 && p.Size%sector != 0 {
@@ -83,7 +86,7 @@ const (
 )
 
 // extents counts the directory records that a file takes.
-func extents(parts []Part) (n int64) {
+func extents(parts []sparse.Part) (n int64) {
 	for _, p := range parts {
 		n += max(1, ceil(p.Size, maxExtent))
 	}
@@ -91,7 +94,7 @@ func extents(parts []Part) (n int64) {
 }
 
 // Image lays the volume out.
-func (iso ISO) Image() (*Image, error) {
+func (iso ISO) Image() (*sparse.Image, error) {
 	m, err := iso.image()
 	if err != nil {
 		return nil, fmt.Errorf("lay out ISO: %w", err)
@@ -99,7 +102,7 @@ func (iso ISO) Image() (*Image, error) {
 	return m, nil
 }
 
-func (iso ISO) image() (*Image, error) {
+func (iso ISO) image() (*sparse.Image, error) {
 	if (len(iso.BootHybrid) == 0) != (len(iso.ElTorito) == 0) {
 		return nil, errors.New("BIOS boot takes both boot_hybrid.img and eltorito.img")
 	}
@@ -115,7 +118,7 @@ func (iso ISO) image() (*Image, error) {
 		// As a file, so that tools which copy the volume find it.
 		files = append(
 			slices.Clone(files),
-			File{Path: elToritoPath, Size: int64(n), Open: func() (io.ReadCloser, error) {
+			filetree.File{Path: elToritoPath, Size: int64(n), Open: func() (io.ReadCloser, error) {
 				return io.NopCloser(bytes.NewReader(eltorito)), nil
 			}},
 		)
@@ -126,16 +129,17 @@ func (iso ISO) image() (*Image, error) {
 			return nil, err
 		}
 		shared[f.Path] = f
-		files = append(slices.Clip(files), File{Path: f.Path, Size: f.size(), Open: func() (io.ReadCloser, error) {
-			return nil, errors.New("it is in the EFI image")
-		}})
+		files = append(slices.Clip(files),
+			filetree.File{Path: f.Path, Size: f.size(), Open: func() (io.ReadCloser, error) {
+				return nil, errors.New("it is in the EFI image")
+			}})
 	}
-	root, err := tree(files)
+	root, err := filetree.New(files)
 	if err != nil {
 		return nil, err
 	}
-	v := volume{iso: iso, next: 19, files: map[*node][]Part{}}
-	root.walk(func(n *node) {
+	v := volume{iso: iso, next: 19, files: map[*filetree.Node][]sparse.Part{}}
+	root.Walk(func(n *filetree.Node) {
 		if f, ok := shared[n.Path]; ok {
 			v.files[n] = f.Parts // how many there are decides how large its folder is; moved below
 		}
@@ -145,12 +149,12 @@ func (iso ISO) image() (*Image, error) {
 		return nil, err
 	}
 	var bios, efi, efiSize int64
-	root.walk(func(n *node) {
-		if _, ok := shared[n.Path]; ok || n.dir() {
+	root.Walk(func(n *filetree.Node) {
+		if _, ok := shared[n.Path]; ok || n.IsDir() {
 			return
 		}
 		at := v.take(n.Size)
-		v.files[n] = []Part{{at * sector, n.Size}}
+		v.files[n] = []sparse.Part{{At: at * sector, Size: n.Size}}
 		if n.Path == elToritoPath && len(iso.ElTorito) > 0 {
 			bios = at
 		}
@@ -159,7 +163,7 @@ func (iso ISO) image() (*Image, error) {
 		efiSize = align(iso.EFI.Size, sector)
 		efi = v.take(efiSize)
 	}
-	root.walk(func(n *node) {
+	root.Walk(func(n *filetree.Node) {
 		if f, ok := shared[n.Path]; ok {
 			v.files[n] = slices.Clone(f.Parts)
 			for i := range v.files[n] {
@@ -174,29 +178,29 @@ func (iso ISO) image() (*Image, error) {
 	for n, parts := range v.files {
 		if count := extents(parts); count > maxExtents {
 			return nil, fmt.Errorf("%s: %d bytes in %d extents: Linux reads no file of more than %d",
-				n.path(), n.Size, count, maxExtents)
+				n.String(), n.Size, count, maxExtents)
 		}
 	}
 
-	m := &Image{Size: v.next * sector}
+	m := &sparse.Image{Size: v.next * sector}
 	mbr, err := isoMBR(iso.BootHybrid, bios, efi, efiSize)
 	if err != nil {
 		return nil, err
 	}
-	m.addBytes(0, "master boot record", mbr)
-	m.addBytes(16*sector, "primary volume descriptor", v.primaryDescriptor())
-	m.addBytes(17*sector, "boot record", bootRecord(catalog))
-	m.addBytes(18*sector, "set terminator", setTerminator())
-	m.addBytes(catalog*sector, "boot catalog", bootCatalog(bios, efi, efiSize))
+	m.AddBytes(0, "master boot record", mbr)
+	m.AddBytes(16*sector, "primary volume descriptor", v.primaryDescriptor())
+	m.AddBytes(17*sector, "boot record", bootRecord(catalog))
+	m.AddBytes(18*sector, "set terminator", setTerminator())
+	m.AddBytes(catalog*sector, "boot catalog", bootCatalog(bios, efi, efiSize))
 	v.addDirs(m)
 	if bios != 0 {
 		if eltorito, err = patchElTorito(iso.ElTorito, bios); err != nil {
 			return nil, err
 		}
 	}
-	root.walk(func(n *node) {
-		if _, ok := shared[n.Path]; !ok && !n.dir() {
-			m.add(v.files[n][0].At, n.extent())
+	root.Walk(func(n *filetree.Node) {
+		if _, ok := shared[n.Path]; !ok && !n.IsDir() {
+			m.Add(v.files[n][0].At, n.Extent())
 		}
 	})
 	if iso.EFI != nil {

@@ -10,6 +10,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/kairos-buildkit/kairos/disk/fat"
+	"github.com/kairos-buildkit/kairos/disk/filetree"
+	"github.com/kairos-buildkit/kairos/disk/internal/disktest"
+	"github.com/kairos-buildkit/kairos/disk/sparse"
 )
 
 func command(name string, args ...string) error { return exec.Command(name, args...).Run() }
@@ -18,46 +23,46 @@ const blobName = "kairos/blobs/sha256/01/0123456789abcdef0123456789abcdef0123456
 
 func testISO(t *testing.T) ISO {
 	t.Helper()
-	efi, err := FAT{
+	efi, err := fat.FileSystem{
 		Label: "COS_GRUB",
-		Time:  testTime,
-		Files: []File{Bytes("EFI/BOOT/BOOTX64.EFI", content("uki", 5_000_000))},
+		Time:  disktest.Time,
+		Files: []filetree.File{filetree.Bytes("EFI/BOOT/BOOTX64.EFI", disktest.Content("uki", 5_000_000))},
 	}.Image()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return ISO{
-		Volume: "COS_LIVE", Time: testTime, EFI: efi,
-		BootHybrid: bytes.Repeat([]byte{0x90}, 512), ElTorito: content("eltorito", 150_001),
+		Volume: "COS_LIVE", Time: disktest.Time, EFI: efi,
+		BootHybrid: bytes.Repeat([]byte{0x90}, 512), ElTorito: disktest.Content("eltorito", 150_001),
 		Files: append(
-			manyFiles(100),
-			Bytes(blobName, content("blob", 1_000_000)),
-			Bytes(blobName+".dmverity", []byte(`{"roothash":"","hashoffset":4096}`)),
-			Bytes("kairos/releases/0123456789ab/release.json", []byte("{}\n")),
-			Bytes("boot/grub/grub.cfg", []byte("boot\n")),
-			Bytes("empty", nil),
-			File{Path: "no/files", Mode: os.ModeDir},
-			Bytes("long/0123456789.a", nil),
-			Bytes("long/0123456789.b", nil),
-			Bytes(
+			disktest.ManyFiles(100),
+			filetree.Bytes(blobName, disktest.Content("blob", 1_000_000)),
+			filetree.Bytes(blobName+".dmverity", []byte(`{"roothash":"","hashoffset":4096}`)),
+			filetree.Bytes("kairos/releases/0123456789ab/release.json", []byte("{}\n")),
+			filetree.Bytes("boot/grub/grub.cfg", []byte("boot\n")),
+			filetree.Bytes("empty", nil),
+			filetree.File{Path: "no/files", Mode: os.ModeDir},
+			filetree.Bytes("long/0123456789.a", nil),
+			filetree.Bytes("long/0123456789.b", nil),
+			filetree.Bytes(
 				"long/012345678901234567890123456789.a",
 				[]byte("1"),
 			),
-			Bytes("long/012345678901234567890123456789.A", []byte("2")),
-			Bytes("long/0123456789012345678901234567890.a", []byte("3")),
+			filetree.Bytes("long/012345678901234567890123456789.A", []byte("2")),
+			filetree.Bytes("long/0123456789012345678901234567890.a", []byte("3")),
 		),
 	}
 }
 
 func TestISO(t *testing.T) {
 	iso := testISO(t)
-	img := write(t, iso.Image)
-	if out := tool(t, "isoinfo", "-d", "-i", img); !strings.Contains(out, "Volume id: COS_LIVE\n") ||
+	img := disktest.Write(t, iso.Image)
+	if out := disktest.Tool(t, "isoinfo", "-d", "-i", img); !strings.Contains(out, "Volume id: COS_LIVE\n") ||
 		!strings.Contains(out, "Rock Ridge signatures version 1 found") ||
 		!strings.Contains(out, "El Torito VD version 1 found") {
 		t.Error(out)
 	}
-	out := tool(t, "xorriso", "-indev", img, "-report_el_torito", "plain", "-report_system_area", "plain")
+	out := disktest.Tool(t, "xorriso", "-indev", img, "-report_el_torito", "plain", "-report_system_area", "plain")
 	for _, want := range []string{
 		"Volume id    : 'COS_LIVE'", "BIOS  y   none", "UEFI  y   none", "boot-info-table", "grub2-boot-info",
 		"MBR partition      :   1   0x80  0xcd", "MBR partition      :   2   0x00  0xef", "grub2-mbr",
@@ -71,7 +76,7 @@ func TestISO(t *testing.T) {
 	}
 
 	dir := t.TempDir()
-	tool(t, "xorriso", "-osirrox", "on", "-indev", img, "-extract", "/", dir)
+	disktest.Tool(t, "xorriso", "-osirrox", "on", "-indev", img, "-extract", "/", dir)
 	t.Cleanup(func() { exec.Command("chmod", "-R", "u+w", dir).Run() })
 	for _, f := range iso.Files {
 		info, err := os.Stat(filepath.Join(dir, f.Path))
@@ -83,8 +88,8 @@ func TestISO(t *testing.T) {
 		if f.Mode.IsDir() {
 			want = fs.ModeDir | 0o555
 		}
-		if info.Mode() != want || !info.ModTime().Equal(testTime) {
-			t.Errorf("%s: %v %v, want %v %v", f.Path, info.Mode(), info.ModTime().UTC(), want, testTime)
+		if info.Mode() != want || !info.ModTime().Equal(disktest.Time) {
+			t.Errorf("%s: %v %v, want %v %v", f.Path, info.Mode(), info.ModTime().UTC(), want, disktest.Time)
 		}
 		if f.Mode.IsDir() {
 			continue
@@ -97,7 +102,7 @@ func TestISO(t *testing.T) {
 	}
 
 	// Without Rock Ridge, a reader sees unique plain names.
-	if out := tool(t, "isoinfo", "-f", "-i", img); !strings.Contains(out, "/EMPTY.;1") ||
+	if out := disktest.Tool(t, "isoinfo", "-f", "-i", img); !strings.Contains(out, "/EMPTY.;1") ||
 		!strings.Contains(out, "/KAIROS/BLOBS/SHA256/01/0123456789ABCDEF0123.DMVERITY;1") {
 		t.Error(out)
 	}
@@ -106,7 +111,7 @@ func TestISO(t *testing.T) {
 // UEFI on a stick sees the FAT image as a partition, UEFI on a CD as El Torito's image.
 func TestEFIImageIsWhereBothSay(t *testing.T) {
 	iso := testISO(t)
-	img := write(t, iso.Image)
+	img := disktest.Write(t, iso.Image)
 	b, err := os.ReadFile(img)
 	if err != nil {
 		t.Fatal(err)
@@ -137,21 +142,23 @@ func TestISOSharesPartsOfTheEFIImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	iso.Shared = []Shared{{"boot/vmlinuz", parts}}
-	img := write(t, iso.Image)
+	img := disktest.Write(t, iso.Image)
 	if info, err := os.Stat(img); err != nil || info.Size() != before.Size {
 		t.Errorf("%d bytes with the shared file, %d without (%v)", info.Size(), before.Size, err)
 	}
 	dir := t.TempDir()
-	tool(t, "xorriso", "-osirrox", "on", "-indev", img, "-extract", "/boot/vmlinuz", filepath.Join(dir, "vmlinuz"))
-	want := content("uki", 5_000_000)[10*sector:][:1_000_000]
+	disktest.Tool(t, "xorriso", "-osirrox", "on", "-indev", img, "-extract",
+		"/boot/vmlinuz", filepath.Join(dir, "vmlinuz"))
+	want := disktest.Content("uki", 5_000_000)[10*sector:][:1_000_000]
 	if got, err := os.ReadFile(filepath.Join(dir, "vmlinuz")); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
 	at := parts[0].At
 	for name, shared := range map[string]Shared{
-		"odd place": {"x", []Part{{at + 1, 10}}}, "past the end": {"x", []Part{{at, 1 << 30}}},
-		"name of a file": {"empty", []Part{{at, 10}}},
-		"odd size":       {"x", []Part{{at, 10}, {at + sector, 10}}},
+		"odd place":      {"x", []sparse.Part{{At: at + 1, Size: 10}}},
+		"past the end":   {"x", []sparse.Part{{At: at, Size: 1 << 30}}},
+		"name of a file": {"empty", []sparse.Part{{At: at, Size: 10}}},
+		"odd size":       {"x", []sparse.Part{{At: at, Size: 10}, {At: at + sector, Size: 10}}},
 	} {
 		iso.Shared = []Shared{shared}
 		if _, err := iso.Image(); err == nil {
@@ -165,12 +172,12 @@ func TestISOKeepsLargeFiles(t *testing.T) {
 	const size = 9<<30 + 12345
 	iso := testISO(t)
 	iso.Files = append(iso.Files, marked("large", size), marked("next", 5000))
-	img := writeSparse(t, iso.Image)
-	out := tool(t, "xorriso", "-indev", img, "-find", "/large", "-exec", "lsdl")
+	img := disktest.WriteSparse(t, iso.Image)
+	out := disktest.Tool(t, "xorriso", "-indev", img, "-find", "/large", "-exec", "lsdl")
 	if !strings.Contains(out, " 9663688761 ") {
 		t.Error(out)
 	}
-	out = tool(t, "xorriso", "-indev", img, "-find", "/large", "-exec", "report_lba")
+	out = disktest.Tool(t, "xorriso", "-indev", img, "-find", "/large", "-exec", "report_lba")
 	if strings.Count(out, "File data lba:  ") != 3 {
 		t.Error(out)
 	}
@@ -188,10 +195,10 @@ func TestISORefuses(t *testing.T) {
 		"nothing boots":   {},
 		"half of GRUB":    {ElTorito: make([]byte, 4096), EFI: efi},
 		"wrong MBR":       {ElTorito: make([]byte, 4096), BootHybrid: make([]byte, 100)},
-		"too deep":        {EFI: efi, Files: []File{Bytes("1/2/3/4/5/6/7/8/9/a", nil)}},
-		"long name":       {EFI: efi, Files: []File{Bytes(strings.Repeat("x", 200), nil)}},
+		"too deep":        {EFI: efi, Files: []filetree.File{filetree.Bytes("1/2/3/4/5/6/7/8/9/a", nil)}},
+		"long name":       {EFI: efi, Files: []filetree.File{filetree.Bytes(strings.Repeat("x", 200), nil)}},
 		"long volume":     {EFI: efi, Volume: strings.Repeat("X", 33)},
-		"file and folder": {EFI: efi, Files: []File{Bytes("a", nil), Bytes("a/b", nil)}},
+		"file and folder": {EFI: efi, Files: []filetree.File{filetree.Bytes("a", nil), filetree.Bytes("a/b", nil)}},
 	} {
 		if _, err := iso.Image(); err == nil {
 			t.Errorf("%s: accepted", name)
@@ -203,7 +210,7 @@ func TestISORefuses(t *testing.T) {
 func TestISOForUEFIOnly(t *testing.T) {
 	iso := testISO(t)
 	iso.BootHybrid, iso.ElTorito = nil, nil
-	out := tool(t, "xorriso", "-indev", write(t, iso.Image), "-report_el_torito", "plain")
+	out := disktest.Tool(t, "xorriso", "-indev", disktest.Write(t, iso.Image), "-report_el_torito", "plain")
 	if strings.Contains(out, "BIOS") || !strings.Contains(out, "UEFI  y   none") {
 		t.Error(out)
 	}

@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/kairos-buildkit/kairos/disk/filetree"
+	"github.com/kairos-buildkit/kairos/disk/sparse"
 )
 
 // volume is an ISO that is being laid out.
@@ -16,7 +19,7 @@ type volume struct {
 	next int64 // first free sector
 
 	dirs  []*isoDir // in path table order
-	files map[*node][]Part
+	files map[*filetree.Node][]sparse.Part
 
 	pathTable            int64 // its sector, little-endian copy
 	pathTableM           int64 // big-endian copy
@@ -27,18 +30,18 @@ type volume struct {
 
 // isoDir is a folder: its place and its children under the names that ISO 9660 allows.
 type isoDir struct {
-	node     *node
+	node     *filetree.Node
 	parent   *isoDir
 	number   int // in the path table, from 1
 	id       string
 	at, size int64
 	ids      []isoChild // sorted by id
-	subdirs  map[*node]*isoDir
+	subdirs  map[*filetree.Node]*isoDir
 }
 
 type isoChild struct {
 	id   string
-	node *node
+	node *filetree.Node
 }
 
 // take reserves sectors for size bytes. Empty files own none.
@@ -53,22 +56,22 @@ func (v *volume) take(size int64) int64 {
 
 // placeDirs gives every folder its place. Folders are numbered level by level, as the path
 // table has them.
-func (v *volume) placeDirs(root *node) error {
+func (v *volume) placeDirs(root *filetree.Node) error {
 	level := []*isoDir{{node: root, id: "\x00"}}
 	level[0].parent = level[0]
 	for depth := 1; len(level) > 0; depth++ {
 		// Eight levels are all that ISO 9660 has; Kairos needs five.
 		if depth > 8 {
-			return fmt.Errorf("%s: folders are nested more than 8 deep", level[0].node.path())
+			return fmt.Errorf("%s: folders are nested more than 8 deep", level[0].node.String())
 		}
 		var below []*isoDir
 		for _, d := range level {
 			v.dirs = append(v.dirs, d)
 			d.number = len(v.dirs)
 			d.ids = isoNames(d.node)
-			d.subdirs = map[*node]*isoDir{}
+			d.subdirs = map[*filetree.Node]*isoDir{}
 			for _, c := range d.ids {
-				if c.node.dir() {
+				if c.node.IsDir() {
 					sub := &isoDir{node: c.node, parent: d, id: c.id}
 					d.subdirs[c.node] = sub
 					below = append(below, sub)
@@ -96,13 +99,13 @@ func (v *volume) placeDirs(root *node) error {
 }
 
 // addDirs writes path tables and folders, once every file has its place.
-func (v *volume) addDirs(m *Image) {
-	m.addBytes(v.pathTable*sector, "path table", v.pathTableBytes(binary.LittleEndian))
-	m.addBytes(v.pathTableM*sector, "path table", v.pathTableBytes(binary.BigEndian))
-	m.addBytes(v.continuation*sector, "continuation area", v.continuationContents)
+func (v *volume) addDirs(m *sparse.Image) {
+	m.AddBytes(v.pathTable*sector, "path table", v.pathTableBytes(binary.LittleEndian))
+	m.AddBytes(v.pathTableM*sector, "path table", v.pathTableBytes(binary.BigEndian))
+	m.AddBytes(v.continuation*sector, "continuation area", v.continuationContents)
 	for _, d := range v.dirs {
 		b, _ := v.records(d) // did not fail when its size was computed
-		m.addBytes(d.at*sector, "folder "+d.node.path(), b)
+		m.AddBytes(d.at*sector, "folder "+d.node.String(), b)
 	}
 }
 
@@ -122,10 +125,10 @@ func (v *volume) pathTableBytes(order binary.AppendByteOrder) []byte {
 
 // isoNames gives a folder's children the names that a reader without Rock Ridge sees: unique,
 // at most 30 characters of A-Z, 0-9 and _, files with one dot and version 1.
-func isoNames(n *node) []isoChild {
+func isoNames(n *filetree.Node) []isoChild {
 	used := map[string]bool{}
-	ids := make([]isoChild, 0, len(n.children))
-	for _, c := range n.children {
+	ids := make([]isoChild, 0, len(n.Children))
+	for _, c := range n.Children {
 		plain := func(s string, limit int) string {
 			s = strings.Map(func(r rune) rune {
 				switch {
@@ -138,13 +141,13 @@ func isoNames(n *node) []isoChild {
 			}, s)
 			return s[:min(len(s), limit)]
 		}
-		stem, ext := c.name, ""
-		if i := strings.LastIndexByte(stem, '.'); i > 0 && !c.dir() {
+		stem, ext := c.Name, ""
+		if i := strings.LastIndexByte(stem, '.'); i > 0 && !c.IsDir() {
 			stem, ext = stem[:i], stem[i+1:]
 		}
 		stem, ext = plain(stem, 20), plain(ext, 8)
 		form := func(stem string) string {
-			if c.dir() {
+			if c.IsDir() {
 				return stem
 			}
 			return stem + "." + ext + ";1"
@@ -164,10 +167,10 @@ func isoNames(n *node) []isoChild {
 func (v *volume) records(d *isoDir) ([]byte, error) {
 	var b []byte
 	var failed error
-	add := func(id string, n *node, at, size int64, flags byte, use []byte) {
+	add := func(id string, n *filetree.Node, at, size int64, flags byte, use []byte) {
 		r := v.record(id, at, size, flags, use)
 		if len(r) > 255 {
-			failed = fmt.Errorf("%s: file name is too long for an ISO", n.path())
+			failed = fmt.Errorf("%s: file name is too long for an ISO", n.String())
 			return
 		}
 		if len(b)%sector+len(r) > sector {
@@ -188,14 +191,14 @@ func (v *volume) records(d *isoDir) ([]byte, error) {
 	add("\x00", d.node, d.at, d.size, isDir, self)
 	add("\x01", d.parent.node, d.parent.at, d.parent.size, isDir, v.posix(d.parent.node))
 	for _, c := range d.ids {
-		use := append(rockRidgeName(c.node.name), v.posix(c.node)...)
+		use := append(rockRidgeName(c.node.Name), v.posix(c.node)...)
 		if sub := d.subdirs[c.node]; sub != nil {
 			add(c.id, c.node, sub.at, sub.size, isDir, use)
 			continue
 		}
 		parts := v.files[c.node]
 		if len(parts) == 0 {
-			parts = []Part{{0, c.node.Size}} // it has no place yet, or needs none
+			parts = []sparse.Part{{At: 0, Size: c.node.Size}} // it has no place yet, or needs none
 		}
 		for i, p := range parts {
 			for p.Size > maxExtent {
@@ -242,10 +245,10 @@ func rockRidgeName(name string) []byte {
 }
 
 // posix makes Rock Ridge's PX and TF: mode, links, owner, times.
-func (v *volume) posix(n *node) []byte {
+func (v *volume) posix(n *filetree.Node) []byte {
 	mode, links := uint32(0o100000), uint32(1)
-	if n.dir() {
-		mode, links = 0o040000, uint32(2+n.subdirs())
+	if n.IsDir() {
+		mode, links = 0o040000, uint32(2+n.Subdirs())
 	}
 	mode |= uint32(n.Mode.Perm() &^ fs.FileMode(0o222)) // the medium is read-only
 	b := []byte("PX\x24\x01")

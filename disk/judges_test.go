@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/kairos-buildkit/kairos/disk/internal/disktest"
 )
 
 // pathTable returns the folders of a volume's path table, as isoinfo shows it: number, parent's number, place, name.
@@ -51,13 +53,13 @@ func readTable(t *testing.T, img string, sector int64) (table gptTable) {
 	if sector == 512 {
 		var out struct{ PartitionTable *gptTable }
 		out.PartitionTable = &table
-		if err := json.Unmarshal([]byte(tool(t, "sfdisk", "-J", img)), &out); err != nil {
+		if err := json.Unmarshal([]byte(disktest.Tool(t, "sfdisk", "-J", img)), &out); err != nil {
 			t.Fatal(err)
 		}
 		return table
 	}
 	// sfdisk takes the sectors of the machine's own disk.
-	out := tool(t, "fdisk", "-b", fmt.Sprint(sector), "-l", "-o", "Start,Sectors,Type-UUID,UUID,Name", img)
+	out := disktest.Tool(t, "fdisk", "-b", fmt.Sprint(sector), "-l", "-o", "Start,Sectors,Type-UUID,UUID,Name", img)
 	if strings.Contains(out, "Disklabel type: gpt") {
 		table.Label = "gpt"
 	}

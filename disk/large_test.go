@@ -9,13 +9,17 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kairos-buildkit/kairos/disk/fat"
+	"github.com/kairos-buildkit/kairos/disk/filetree"
+	"github.com/kairos-buildkit/kairos/disk/internal/disktest"
+	"github.com/kairos-buildkit/kairos/disk/sparse"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
 // marked is a file of a size that is zero, but for its own name and the place at some places: its beginning and
 // end, and around multiples of 4 GiB.
-func marked(name string, size int64) File {
-	return File{Path: name, Size: size, Open: func() (io.ReadCloser, error) {
+func marked(name string, size int64) filetree.File {
+	return filetree.File{Path: name, Size: size, Open: func() (io.ReadCloser, error) {
 		return io.NopCloser(&markedReader{name: name, size: size}), nil
 	}}
 }
@@ -82,22 +86,22 @@ func checkMarks(t *testing.T, v Volume, name string, size int64) {
 // offset has 32 bits. What is zero is not written.
 func TestDiskAbove4GiB(t *testing.T) {
 	const size = 5<<30 + 4097
-	d := Disk{Seed: []byte("large"), Time: testTime, Partitions: []Partition{
+	d := Disk{Seed: []byte("large"), Time: disktest.Time, Partitions: []Partition{
 		{Partition: layout.Partition{Name: "state", Label: "COS_STATE", FS: "ext4", Type: layout.TypeLinux},
-			Files: []File{marked("blob", size), marked("small", 5000)}},
+			Files: []filetree.File{marked("blob", size), marked("small", 5000)}},
 		{Partition: layout.Partition{Name: "efi", Label: "COS_GRUB", FS: "vfat", Type: layout.TypeESP, Size: 5 << 30},
-			Files: []File{marked("first", 3<<30), marked("second", 1<<30+7)}},
+			Files: []filetree.File{marked("first", 3<<30), marked("second", 1<<30+7)}},
 	}}
-	raw := writeSparse(t, d.Image)
-	qcow := writeSparse(t, func() (*Image, error) {
+	raw := disktest.WriteSparse(t, d.Image)
+	qcow := disktest.WriteSparse(t, func() (*sparse.Image, error) {
 		m, err := d.Image()
 		if err != nil {
 			return nil, err
 		}
 		return QCOW2(m)
 	})
-	tool(t, "qemu-img", "check", "-f", "qcow2", qcow)
-	tool(t, "qemu-img", "compare", "-f", "raw", "-F", "qcow2", raw, qcow)
+	disktest.Tool(t, "qemu-img", "check", "-f", "qcow2", qcow)
+	disktest.Tool(t, "qemu-img", "compare", "-f", "raw", "-F", "qcow2", raw, qcow)
 	for _, name := range []string{raw, qcow} {
 		m := openMediumFile(t, name)
 		checkMarks(t, m.Volumes[0], "blob", size)
@@ -106,28 +110,28 @@ func TestDiskAbove4GiB(t *testing.T) {
 		checkMarks(t, m.Volumes[1], "second", 1<<30+7)
 	}
 	m := openMediumFile(t, raw)
-	tool(t, "e2fsck", "-fn", fmt.Sprintf("%s?offset=%d", raw, m.Volumes[0].Start))
+	disktest.Tool(t, "e2fsck", "-fn", fmt.Sprintf("%s?offset=%d", raw, m.Volumes[0].Start))
 	// fsck.vfat has no offset: the volume as a file of its own, with holes.
 	part := filepath.Join(t.TempDir(), "efi")
-	tool(t, "qemu-img", "convert", "-f", "raw", "-O", "raw",
+	disktest.Tool(t, "qemu-img", "convert", "-f", "raw", "-O", "raw",
 		fmt.Sprintf(`json:{"driver":"raw","offset":%d,"size":%d,"file":{"driver":"file","filename":%q}}`,
 			m.Volumes[1].Start, m.Volumes[1].Size, raw), part)
-	tool(t, "fsck.vfat", "-n", part)
+	disktest.Tool(t, "fsck.vfat", "-n", part)
 }
 
 // What a format cannot say is refused, and not cut to the bits that it has.
 func TestTooLargeIsRefused(t *testing.T) {
 	efi := testISO(t).EFI
-	empty := Bytes("", nil).Open
+	empty := filetree.Bytes("", nil).Open
 	for name, c := range map[string]struct {
 		want string
-		lay  func() (*Image, error)
+		lay  func() (*sparse.Image, error)
 	}{
 		"FAT file of 4 GiB": {"FAT cannot hold a file of 4 GiB or more",
-			FAT{Files: []File{{Path: "a", Size: 1 << 32, Open: empty}}}.Image},
-		"FAT of 2 TiB": {"too many, for FAT", FAT{Size: 2 << 40}.Image},
+			fat.FileSystem{Files: []filetree.File{{Path: "a", Size: 1 << 32, Open: empty}}}.Image},
+		"FAT of 2 TiB": {"too many, for FAT", fat.FileSystem{Size: 2 << 40}.Image},
 		"FAT of 20 TiB in large sectors": {"too many, for FAT",
-			FAT{Size: 20 << 40, SectorSize: 4096}.Image},
+			fat.FileSystem{Size: 20 << 40, SectorSize: 4096}.Image},
 		"ISO above 2 TiB": {"exceeds", ISO{EFI: efi, Files: files("f", 30, 300<<30)}.Image},
 		"ISO file of 101 extents": {"Linux reads no file of more than 100",
 			ISO{EFI: efi, Files: files("f", 1, 400<<30)}.Image},
@@ -153,7 +157,7 @@ func TestExt4OfManyInodes(t *testing.T) {
 }
 
 // files are so many of a size.
-func files(name string, n int, size int64) (all []File) {
+func files(name string, n int, size int64) (all []filetree.File) {
 	for i := range n {
 		all = append(all, marked(fmt.Sprint(name, i), size))
 	}

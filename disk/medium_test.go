@@ -11,6 +11,10 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"github.com/kairos-buildkit/kairos/disk/fat"
+	"github.com/kairos-buildkit/kairos/disk/filetree"
+	"github.com/kairos-buildkit/kairos/disk/internal/disktest"
+	"github.com/kairos-buildkit/kairos/disk/sparse"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -34,7 +38,7 @@ func openMediumFile(t *testing.T, name string) *Medium {
 }
 
 // sameFiles checks that a volume holds these files, and no others but those in extra.
-func sameFiles(t *testing.T, v Volume, want []File, extra ...string) {
+func sameFiles(t *testing.T, v Volume, want []filetree.File, extra ...string) {
 	t.Helper()
 	files, err := v.Open()
 	if err != nil {
@@ -79,19 +83,20 @@ func sameFiles(t *testing.T, v Volume, want []File, extra ...string) {
 
 func TestReadISO(t *testing.T) {
 	iso := testISO(t)
-	m := openMediumFile(t, writeSparse(t, iso.Image))
+	m := openMediumFile(t, disktest.WriteSparse(t, iso.Image))
 	if m.Format != "iso" || len(m.Volumes) != 2 || m.Volumes[0].Label != "COS_LIVE" || m.Volumes[1].FS != "vfat" {
 		t.Fatalf("%+v", m)
 	}
 	sameFiles(t, m.Volumes[0], iso.Files, "boot/grub/eltorito.img")
-	sameFiles(t, m.Volumes[1], []File{Bytes("EFI/BOOT/BOOTX64.EFI", content("uki", 5_000_000))})
+	sameFiles(t, m.Volumes[1],
+		[]filetree.File{filetree.Bytes("EFI/BOOT/BOOTX64.EFI", disktest.Content("uki", 5_000_000))})
 }
 
 func TestReadDisk(t *testing.T) {
 	s := testSystem()
-	raw := writeSparse(t, s.image)
+	raw := disktest.WriteSparse(t, s.image)
 	qcow := filepath.Join(t.TempDir(), "ours.qcow2")
-	if err := os.Rename(writeSparse(t, func() (*Image, error) {
+	if err := os.Rename(disktest.WriteSparse(t, func() (*sparse.Image, error) {
 		m, err := s.image()
 		if err != nil {
 			return nil, err
@@ -107,7 +112,7 @@ func TestReadDisk(t *testing.T) {
 		"big clusters": {"-c", "-O", "qcow2", "-o", "cluster_size=2M"},
 	} {
 		files[name] = filepath.Join(t.TempDir(), "qemu")
-		tool(t, "qemu-img", append(append([]string{"convert"}, args...), "-f", "raw", raw, files[name])...)
+		disktest.Tool(t, "qemu-img", append(append([]string{"convert"}, args...), "-f", "raw", raw, files[name])...)
 	}
 	d, err := s.Disk()
 	if err != nil {
@@ -149,7 +154,7 @@ func TestReadDisk(t *testing.T) {
 }
 
 // fuzzMedium opens and reads what is a medium of some kind, damaged at one place or more: errors are fine.
-func fuzzMedium(f *testing.F, lay func() (*Image, error)) {
+func fuzzMedium(f *testing.F, lay func() (*sparse.Image, error)) {
 	m, err := lay()
 	if err != nil {
 		f.Fatal(err)
@@ -161,7 +166,7 @@ func fuzzMedium(f *testing.F, lay func() (*Image, error)) {
 	sound := b.Bytes()
 	var places []int // where something is
 	for at := 0; at < len(sound); at += 16 {
-		if !isZero(sound[at:min(at+16, len(sound))]) {
+		if slices.Max(sound[at:min(at+16, len(sound))]) > 0 {
 			places = append(places, at)
 		}
 	}
@@ -207,29 +212,31 @@ func readAll(b []byte) {
 }
 
 // smallISO is an ISO with all that one has.
-func smallISO() (*Image, error) {
-	efi, err := FAT{
+func smallISO() (*sparse.Image, error) {
+	efi, err := fat.FileSystem{
 		Label: "EFI",
-		Time:  testTime,
-		Files: []File{Bytes("EFI/BOOT/BOOTX64.EFI", content("uki", 5000))},
+		Time:  disktest.Time,
+		Files: []filetree.File{filetree.Bytes("EFI/BOOT/BOOTX64.EFI", disktest.Content("uki", 5000))},
 	}.Image()
 	if err != nil {
 		return nil, err
 	}
-	return ISO{Volume: "V", Time: testTime, EFI: efi, Files: []File{
-		Bytes("a/b/c", content("x", 3000)), Bytes("a/a long name that Rock Ridge has", nil), Bytes("d", []byte("d")),
+	return ISO{Volume: "V", Time: disktest.Time, EFI: efi, Files: []filetree.File{
+		filetree.Bytes("a/b/c", disktest.Content("x", 3000)), filetree.Bytes("a/a long name that Rock Ridge has", nil),
+		filetree.Bytes("d", []byte("d")),
 	}}.Image()
 }
 
 func FuzzReadISO(f *testing.F) { fuzzMedium(f, smallISO) }
 
 func FuzzReadFAT(f *testing.F) {
-	fuzzMedium(f, func() (*Image, error) {
-		fat, err := FAT{
+	fuzzMedium(f, func() (*sparse.Image, error) {
+		fat, err := fat.FileSystem{
 			Label: "V",
-			Time:  testTime,
+			Time:  disktest.Time,
 			Size:  5 << 20,
-			Files: []File{Bytes("EFI/Linux/a long name.efi", content("x", 9000)), Bytes("B", nil)},
+			Files: []filetree.File{filetree.Bytes("EFI/Linux/a long name.efi", disktest.Content("x", 9000)),
+				filetree.Bytes("B", nil)},
 		}.Image()
 		if err != nil {
 			return nil, err
@@ -239,12 +246,12 @@ func FuzzReadFAT(f *testing.F) {
 }
 
 func FuzzReadExt4(f *testing.F) {
-	fuzzMedium(f, func() (*Image, error) {
+	fuzzMedium(f, func() (*sparse.Image, error) {
 		e, err := Ext4{
 			Label: "V",
-			Time:  testTime,
+			Time:  disktest.Time,
 			Size:  16 << 20,
-			Files: []File{Bytes("a/b/c", content("x", 9000)), Bytes("B", nil)},
+			Files: []filetree.File{filetree.Bytes("a/b/c", disktest.Content("x", 9000)), filetree.Bytes("B", nil)},
 		}.Image()
 		if err != nil {
 			return nil, err
@@ -254,7 +261,7 @@ func FuzzReadExt4(f *testing.F) {
 }
 
 func FuzzReadQCOW2(f *testing.F) {
-	fuzzMedium(f, func() (*Image, error) {
+	fuzzMedium(f, func() (*sparse.Image, error) {
 		m, err := smallISO()
 		if err != nil {
 			return nil, err
@@ -264,7 +271,7 @@ func FuzzReadQCOW2(f *testing.F) {
 }
 
 // onePartition is a disk with a file system that was laid out already.
-func onePartition(kind string, fs *Image) (*Image, error) {
+func onePartition(kind string, fs *sparse.Image) (*sparse.Image, error) {
 	m, err := Disk{
 		Seed:       []byte("fuzz"),
 		Partitions: []Partition{{Partition: layout.Partition{Name: kind, Type: layout.TypeLinux, Size: fs.Size}}},
@@ -272,8 +279,17 @@ func onePartition(kind string, fs *Image) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.extents = slices.DeleteFunc(m.extents, func(e extent) bool { return e.open == nil })
-	m.AddImage(alignment, fs)
-	m.extents = slices.DeleteFunc(m.extents, func(e extent) bool { return e.open == nil })
-	return m, nil
+	both := &sparse.Image{Size: m.Size}
+	for at, part := range map[int64]*sparse.Image{0: m, alignment: fs} {
+		extents, err := part.Extents()
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range extents {
+			if e.Open != nil { // the table's zeros are where the file system is
+				both.Add(at+e.At, e)
+			}
+		}
+	}
+	return both, nil
 }

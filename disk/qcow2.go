@@ -1,5 +1,7 @@
 package disk
 
+import "github.com/kairos-buildkit/kairos/disk/sparse"
+
 // QCOW2 returns the image as a QEMU disk, version 3: only clusters with content take space.
 //
 //	cluster (64 KiB)
@@ -9,8 +11,8 @@ package disk
 //	...   the disk's clusters that have content, in their order
 //
 // QEMU, docs/interop/qcow2.txt.
-func QCOW2(disk *Image) (*Image, error) {
-	extents, err := disk.sorted()
+func QCOW2(disk *sparse.Image) (*sparse.Image, error) {
+	extents, err := disk.Extents()
 	if err != nil {
 		return nil, err
 	}
@@ -18,21 +20,21 @@ func QCOW2(disk *Image) (*Image, error) {
 	q.findData(extents)
 	q.place()
 
-	m := &Image{Size: q.end * qcowCluster}
-	m.addBytes(0, "qcow2 header", q.header())
-	m.addBytes(q.refTable*qcowCluster, "refcount table", q.refcountTable())
-	m.addBytes(q.refBlocks*qcowCluster, "refcount blocks", q.refcounts())
-	m.addBytes(q.l1*qcowCluster, "L1 table", q.l1Table())
-	m.addBytes(q.l2*qcowCluster, "L2 tables", q.l2Tables())
+	m := &sparse.Image{Size: q.end * qcowCluster}
+	m.AddBytes(0, "qcow2 header", q.header())
+	m.AddBytes(q.refTable*qcowCluster, "refcount table", q.refcountTable())
+	m.AddBytes(q.refBlocks*qcowCluster, "refcount blocks", q.refcounts())
+	m.AddBytes(q.l1*qcowCluster, "L1 table", q.l1Table())
+	m.AddBytes(q.l2*qcowCluster, "L2 tables", q.l2Tables())
 	k := 0
 	for _, e := range extents {
-		if e.open == nil {
+		if e.Open == nil {
 			continue
 		}
-		for e.at >= (q.data[k].at+q.data[k].count)*qcowCluster {
+		for e.At >= (q.data[k].at+q.data[k].count)*qcowCluster {
 			k++
 		}
-		m.add(e.at+(q.host[k]-q.data[k].at)*qcowCluster, e)
+		m.Add(e.At+(q.host[k]-q.data[k].at)*qcowCluster, e)
 	}
 	return m, nil
 }
@@ -60,12 +62,12 @@ type qcow2 struct {
 }
 
 // findData joins extents to runs of clusters.
-func (q *qcow2) findData(extents []extent) {
+func (q *qcow2) findData(extents []sparse.Extent) {
 	for _, e := range extents {
-		if e.open == nil {
+		if e.Open == nil {
 			continue
 		}
-		from, to := e.at/qcowCluster, (e.at+e.size-1)/qcowCluster+1
+		from, to := e.At/qcowCluster, (e.At+e.Size-1)/qcowCluster+1
 		if n := len(q.data); n > 0 && q.data[n-1].at+q.data[n-1].count >= from {
 			q.data[n-1].count = to - q.data[n-1].at
 			continue
@@ -160,3 +162,6 @@ func (q *qcow2) l2Tables() []byte {
 	}
 	return b
 }
+
+// align rounds n up to a multiple of to.
+func align(n, to int64) int64 { return ceil(n, to) * to }

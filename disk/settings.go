@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/kairos-buildkit/kairos/config"
+	"github.com/kairos-buildkit/kairos/disk/filetree"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -28,10 +29,10 @@ func (s *System) Configure(i config.Install, cloudConfig []byte) error {
 
 // OEMFiles returns the files of the OEM partition: the cloud-config, which root alone reads since it may have
 // passwords and tokens, and what it adds to the mount policy.
-func OEMFiles(i config.Install, cloudConfig []byte) ([]File, error) {
-	var files []File
+func OEMFiles(i config.Install, cloudConfig []byte) ([]filetree.File, error) {
+	var files []filetree.File
 	if len(cloudConfig) > 0 {
-		f := Bytes(layout.OEMCloudConfig, cloudConfig)
+		f := filetree.Bytes(layout.OEMCloudConfig, cloudConfig)
 		f.Mode = 0o600
 		files = append(files, f)
 	}
@@ -39,7 +40,7 @@ func OEMFiles(i config.Install, cloudConfig []byte) ([]File, error) {
 		if err := m.Check(); err != nil {
 			return nil, fmt.Errorf("the cloud-config's install: %w", err)
 		}
-		files = append(files, Bytes(layout.OEMMounts, m.Marshal()))
+		files = append(files, filetree.Bytes(layout.OEMMounts, m.Marshal()))
 	}
 	return files, nil
 }

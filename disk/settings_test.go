@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/kairos-buildkit/kairos/config"
+	"github.com/kairos-buildkit/kairos/disk/filetree"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -24,7 +25,7 @@ func TestConfigure(t *testing.T) {
 	if s.Sizes["oem"] != 100<<20 || s.Sizes["persistent"] != 200<<20 || len(s.Extra) != 1 || s.Extra[0].FS != "vfat" {
 		t.Errorf("%+v", s)
 	}
-	files := map[string]File{}
+	files := map[string]filetree.File{}
 	for _, f := range s.OEM {
 		files[f.Path] = f
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/kairos-buildkit/kairos/disk/filetree"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/loader"
 )
@@ -21,7 +22,7 @@ import (
 type System struct {
 	Release layout.Release
 	// Store lists the files of a store with the release, by their paths in it.
-	Store []File
+	Store []filetree.File
 	// Boot files of the release. Kernel and initrd are for GRUB.
 	UKI, Kernel, Initrd []byte
 	Cmdline             string
@@ -32,7 +33,7 @@ type System struct {
 	// BootImage and CoreImage are GRUB's, nil for architectures without BIOS.
 	BootImage, CoreImage []byte
 	// OEM lists the files of the OEM partition.
-	OEM []File
+	OEM []filetree.File
 	// Blessed has the release boot without try counter.
 	Blessed bool
 	// Portable is for an image that is written to disks of any size, maybe several: at its first boot the disk gets
@@ -119,7 +120,7 @@ func (s System) Disk() (Disk, error) {
 }
 
 // esp lists the files of the EFI system partition.
-func (s System) esp() ([]File, error) {
+func (s System) esp() ([]filetree.File, error) {
 	content, err := loader.Content(
 		loader.Programs{Arch: s.Release.Arch, SystemdBoot: s.SystemdBoot, Grub: len(s.CoreImage) > 0},
 		s.Release.ID(),
@@ -130,9 +131,9 @@ func (s System) esp() ([]File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lay out disk: %w", err)
 	}
-	var files []File
+	var files []filetree.File
 	for _, f := range content {
-		files = append(files, Bytes(f.Path, f.Data))
+		files = append(files, filetree.Bytes(f.Path, f.Data))
 	}
 	return files, nil
 }

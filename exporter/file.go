@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/kairos-buildkit/kairos/disk"
+	"github.com/kairos-buildkit/kairos/disk/sparse"
 	"github.com/kairos-buildkit/kairos/internal/durable"
 )
 
@@ -81,7 +81,7 @@ func writeFile(name string, write func(io.Writer) error) (_ string, err error) {
 // writeHashed writes to a new file. What is zero, as most of a disk is, becomes holes.
 func writeHashed(file *os.File, write func(io.Writer) error, report func(size int64)) (string, error) {
 	digest := newAsideHash()
-	counted := &countingWriter{w: io.MultiWriter(digest, disk.NewSparseWriter(file)), report: report}
+	counted := &countingWriter{w: io.MultiWriter(digest, sparse.NewWriter(file)), report: report}
 	buffered := bufio.NewWriterSize(counted, 1<<20)
 	err := write(buffered)
 	if err == nil {

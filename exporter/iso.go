@@ -12,6 +12,9 @@ import (
 	"strings"
 
 	"github.com/kairos-buildkit/kairos/disk"
+	"github.com/kairos-buildkit/kairos/disk/fat"
+	"github.com/kairos-buildkit/kairos/disk/filetree"
+	"github.com/kairos-buildkit/kairos/disk/sparse"
 	"github.com/kairos-buildkit/kairos/image"
 	"github.com/kairos-buildkit/kairos/internal/bounded"
 	"github.com/kairos-buildkit/kairos/layout"
@@ -48,7 +51,7 @@ func writeISO(ctx context.Context, w io.Writer, img image.Image, o Options) erro
 }
 
 // iso lays the medium out.
-func (p *prepared) iso() (*disk.Image, error) {
+func (p *prepared) iso() (*sparse.Image, error) {
 	now := p.options.epoch(p.Image)
 	files, err := p.storeFiles()
 	if err != nil {
@@ -58,7 +61,7 @@ func (p *prepared) iso() (*disk.Image, error) {
 		files[i].Path = path.Join(layout.LiveRoot, files[i].Path)
 	}
 	if len(p.options.CloudConfig) > 0 {
-		files = append(files, disk.Bytes(layout.LiveCloudConfig, p.options.CloudConfig))
+		files = append(files, filetree.Bytes(layout.LiveCloudConfig, p.options.CloudConfig))
 	}
 	loader, err := layout.EFIDefaultPath(p.Config.Architecture)
 	if err != nil {
@@ -71,21 +74,21 @@ func (p *prepared) iso() (*disk.Image, error) {
 	// The volume's serial number may be anything, but not another one for the same image.
 	var serial uint32
 	fmt.Sscanf(p.ConfigDigest.Hex()[:8], "%x", &serial)
-	efi := disk.FAT{
+	efi := fat.FileSystem{
 		Label:  layout.LabelESP,
 		Serial: serial,
 		Time:   now,
-		Files:  []disk.File{disk.Bytes(loader, systemdBoot), disk.Bytes(layout.LiveUKI, p.boot.UKI)},
+		Files:  []filetree.File{filetree.Bytes(loader, systemdBoot), filetree.Bytes(layout.LiveUKI, p.boot.UKI)},
 	}
 	for name, text := range liveMenu(p.menuName()) {
-		efi.Files = append(efi.Files, disk.Bytes(name, text))
+		efi.Files = append(efi.Files, filetree.Bytes(name, text))
 	}
-	slices.SortFunc(efi.Files[2:], func(a, b disk.File) int { return strings.Compare(a.Path, b.Path) })
+	slices.SortFunc(efi.Files[2:], func(a, b filetree.File) int { return strings.Compare(a.Path, b.Path) })
 	// The UKI is in its layer's blob, too, most of it uncompressed: that blob lies in the EFI system partition,
 	// and there is one copy of what both have.
 	if i, ok := p.layerOf(layout.ImageUKI); ok {
 		name := path.Join(layout.LiveRoot, layout.BlobPath(p.blobs[i].DiffID))
-		at := slices.IndexFunc(files, func(f disk.File) bool { return f.Path == name })
+		at := slices.IndexFunc(files, func(f filetree.File) bool { return f.Path == name })
 		efi.Beside = &files[at]
 	}
 	iso := disk.ISO{Volume: layout.LabelLive, Time: now}
@@ -119,7 +122,7 @@ func (p *prepared) addBIOS(iso *disk.ISO) (err error) {
 	if err != nil {
 		return err
 	}
-	iso.Files = append(iso.Files, disk.Bytes(layout.LiveGrubConfig, liveGrubConfig(cmdline, p.menuName())))
+	iso.Files = append(iso.Files, filetree.Bytes(layout.LiveGrubConfig, liveGrubConfig(cmdline, p.menuName())))
 	p.addShared(iso, layout.ImageKernel, ".linux", p.boot.Kernel)
 	p.addShared(iso, layout.ImageInitrd, ".initrd", p.boot.Initrd)
 	return nil
@@ -163,17 +166,17 @@ func (p *prepared) addShared(iso *disk.ISO, path, section string, data []byte) {
 			}
 		}
 	}
-	iso.Files = append(iso.Files, disk.Bytes(path, data))
+	iso.Files = append(iso.Files, filetree.Bytes(path, data))
 }
 
 // storeFiles lists the files of a store with the image as its one release.
-func (p *prepared) storeFiles() ([]disk.File, error) {
+func (p *prepared) storeFiles() ([]filetree.File, error) {
 	release := p.release()
 	b, err := release.Marshal()
 	if err != nil {
 		return nil, err
 	}
-	files := []disk.File{disk.Bytes(layout.ReleasePath(release.ID()), b)}
+	files := []filetree.File{filetree.Bytes(layout.ReleasePath(release.ID()), b)}
 	seen := map[layout.Digest]bool{}
 	for _, blob := range p.blobs {
 		if seen[blob.DiffID] {
@@ -183,10 +186,10 @@ func (p *prepared) storeFiles() ([]disk.File, error) {
 		size := blob.TotalSize()
 		files = append(
 			files,
-			disk.File{Path: layout.BlobPath(blob.DiffID), Size: size, Open: func() (io.ReadCloser, error) {
+			filetree.File{Path: layout.BlobPath(blob.DiffID), Size: size, Open: func() (io.ReadCloser, error) {
 				return io.NopCloser(io.NewSectionReader(blob, 0, size)), nil
 			}},
-			disk.Bytes(
+			filetree.Bytes(
 				layout.SidecarPath(blob.DiffID),
 				layout.Sidecar{RootHash: blob.RootHash, HashOffset: blob.Layer.Size}.Marshal(),
 			),

@@ -15,6 +15,7 @@ import (
 	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/config"
 	"github.com/kairos-buildkit/kairos/disk"
+	"github.com/kairos-buildkit/kairos/disk/filetree"
 	"github.com/kairos-buildkit/kairos/image/source"
 	"github.com/kairos-buildkit/kairos/internal/blockdev"
 	"github.com/kairos-buildkit/kairos/layout"
@@ -306,12 +307,12 @@ func (m *Machine) system(
 
 // storeFiles lists the files of a store with one release. The bytes are verified when they
 // are read: a damaged medium ends the installation.
-func storeFiles(from *store.Store, r layout.Release) ([]disk.File, func() error, error) {
+func storeFiles(from *store.Store, r layout.Release) ([]filetree.File, func() error, error) {
 	b, err := r.Marshal()
 	if err != nil {
 		return nil, nil, err
 	}
-	files := []disk.File{disk.Bytes(layout.ReleasePath(r.ID()), b)}
+	files := []filetree.File{filetree.Bytes(layout.ReleasePath(r.ID()), b)}
 	var open []io.Closer
 	done := func() error {
 		var errs []error
@@ -334,7 +335,7 @@ func storeFiles(from *store.Store, r layout.Release) ([]disk.File, func() error,
 		open = append(open, f)
 		files = append(
 			files,
-			disk.File{
+			filetree.File{
 				Path: layout.BlobPath(l.DiffID),
 				Size: verity.TotalSize(l.Size),
 				Open: func() (io.ReadCloser, error) {
@@ -347,7 +348,7 @@ func storeFiles(from *store.Store, r layout.Release) ([]disk.File, func() error,
 						io.NewSectionReader(f, l.Size, verity.TotalSize(l.Size)-l.Size))), nil
 				},
 			},
-			disk.Bytes(
+			filetree.Bytes(
 				layout.SidecarPath(l.DiffID),
 				layout.Sidecar{RootHash: l.RootHash, HashOffset: l.Size}.Marshal(),
 			),
@@ -438,7 +439,7 @@ func (m *Machine) adopt(ctx context.Context, medium *store.Store, release layout
 	return err
 }
 
-func copyFile(m *Machine, f disk.File) error {
+func copyFile(m *Machine, f filetree.File) error {
 	r, err := f.Open()
 	if err != nil {
 		return err

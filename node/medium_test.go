@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/kairos-buildkit/kairos/disk"
+	"github.com/kairos-buildkit/kairos/disk/fat"
+	"github.com/kairos-buildkit/kairos/disk/filetree"
 	"github.com/kairos-buildkit/kairos/image/source"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/store"
@@ -32,7 +34,7 @@ func isoOf(t *testing.T, img testImage) testImage {
 			return err
 		}
 		rel, err := filepath.Rel(dir, name)
-		iso.Files = append(iso.Files, disk.File{
+		iso.Files = append(iso.Files, filetree.File{
 			Path: path.Join(layout.LiveRoot, filepath.ToSlash(rel)), Size: info.Size(),
 			Open: func() (io.ReadCloser, error) { return os.Open(name) },
 		})
@@ -41,7 +43,9 @@ func isoOf(t *testing.T, img testImage) testImage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	iso.EFI, err = (disk.FAT{Label: layout.LabelESP, Files: []disk.File{disk.Bytes("x", []byte("x"))}}).Image()
+	iso.EFI, err = (fat.FileSystem{
+		Label: layout.LabelESP, Files: []filetree.File{filetree.Bytes("x", []byte("x"))},
+	}).Image()
 	if err != nil {
 		t.Fatal(err)
 	}

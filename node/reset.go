@@ -13,6 +13,7 @@ import (
 
 	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/disk"
+	"github.com/kairos-buildkit/kairos/disk/filetree"
 	"github.com/kairos-buildkit/kairos/internal/blockdev"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/node/partition"
@@ -89,7 +90,7 @@ func (m *Machine) Reset(ctx context.Context, o ResetOptions) (r api.Result, err 
 		return r, err
 	}
 	defer done()
-	content := map[string][]disk.File{"state": store, "persistent": nil}
+	content := map[string][]filetree.File{"state": store, "persistent": nil}
 	if o.OEM {
 		content["oem"] = nil
 	}
@@ -117,7 +118,7 @@ func (m *Machine) Reset(ctx context.Context, o ResetOptions) (r api.Result, err 
 }
 
 // format writes a new file system to a partition.
-func (m *Machine) format(ctx context.Context, p layout.Partition, files []disk.File) error {
+func (m *Machine) format(ctx context.Context, p layout.Partition, files []filetree.File) error {
 	if err := m.mounts.Unmount(p.Name); err != nil {
 		return err
 	}

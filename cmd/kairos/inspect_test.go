@@ -19,6 +19,7 @@ import (
 	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/boot"
 	"github.com/kairos-buildkit/kairos/disk"
+	"github.com/kairos-buildkit/kairos/disk/filetree"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/verity"
 )
@@ -43,10 +44,10 @@ func writeDisk(t *testing.T) string {
 		case "efi":
 			part.Size = 48 << 20
 			for _, e := range []layout.Entry{layout.Blessed(1, a.ID()), layout.OnTrial(2, b.ID())} {
-				part.Files = append(part.Files, disk.Bytes(layout.UKIDir+"/"+e.String(), []byte("UKI")))
+				part.Files = append(part.Files, filetree.Bytes(layout.UKIDir+"/"+e.String(), []byte("UKI")))
 			}
 		case "oem":
-			part.Size, part.Files = 8<<20, []disk.File{disk.Bytes(layout.OEMCloudConfig, []byte("secret"))}
+			part.Size, part.Files = 8<<20, []filetree.File{filetree.Bytes(layout.OEMCloudConfig, []byte("secret"))}
 		case "state":
 			for _, r := range []layout.Release{a, b} {
 				record, err := r.Marshal()
@@ -58,10 +59,11 @@ func writeDisk(t *testing.T) string {
 					if err != nil {
 						t.Fatal(err)
 					}
-					part.Files = append(part.Files, disk.Bytes(layout.ReleaseOriginPath(r.ID()), origin))
+					part.Files = append(part.Files, filetree.Bytes(layout.ReleaseOriginPath(r.ID()), origin))
 				}
-				part.Files = append(part.Files, disk.Bytes(layout.ReleasePath(r.ID()), record),
-					disk.Bytes(layout.BlobPath(r.Layers[1].DiffID), make([]byte, verity.TotalSize(r.Layers[1].Size))))
+				part.Files = append(part.Files, filetree.Bytes(layout.ReleasePath(r.ID()), record),
+					filetree.Bytes(layout.BlobPath(r.Layers[1].DiffID),
+						make([]byte, verity.TotalSize(r.Layers[1].Size))))
 			}
 		case "persistent":
 			part.Size = 8 << 20

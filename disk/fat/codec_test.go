@@ -8,7 +8,7 @@ import (
 
 // What is written is what is read: each field of a boot sector has one place.
 func TestHeader(t *testing.T) {
-	small := Header{
+	small := header{
 		Sector: 2048, PerCluster: 2, Reserved: 3, FATs: 2, FATSectors: 17, RootEntries: 512, Total: 65535,
 		Hidden: 2048, Serial: 0x12345678, Label: [11]byte([]byte("KAIROS ESP ")),
 	}
@@ -16,8 +16,8 @@ func TestHeader(t *testing.T) {
 	large.FAT32, large.RootEntries, large.RootCluster, large.FATSectors = true, 0, 2, 70_000
 	many := small
 	many.Total = math.MaxUint32
-	for _, h := range []Header{small, large, many} {
-		got, err := parseHeader(h.Encode())
+	for _, h := range []header{small, large, many} {
+		got, err := parseHeader(h.encode())
 		if err != nil || got != h {
 			t.Errorf("%+v, %v: want %+v", got, err, h)
 		}
@@ -32,11 +32,11 @@ func TestDirent(t *testing.T) {
 		{in(1970), time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)},
 		{in(2108), time.Date(2107, 12, 31, 23, 59, 58, 0, time.UTC)},
 	} {
-		d := Dirent{Name: [11]byte([]byte("A       B  ")), Attr: AttrArchive, Cluster: 0x01234567, Size: MaxFile}
+		d := shortDirent{Name: [11]byte([]byte("A       B  ")), Attr: attrArchive, Cluster: 0x01234567, Size: maxFile}
 		d.Time = c.is
 		want := d
 		want.Time = c.want
-		if got := parseDirent([DirentSize]byte(d.Encode())); got != want {
+		if got := parseDirent([direntSize]byte(d.encode())); got != want {
 			t.Errorf("%+v: want %+v", got, want)
 		}
 	}

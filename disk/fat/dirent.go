@@ -7,8 +7,8 @@ import (
 	"unicode/utf16"
 )
 
-// Dirent is the dirent with a file's 8.3 name.
-type Dirent struct {
+// shortDirent is the dirent with a file's 8.3 name.
+type shortDirent struct {
 	Name    [11]byte // 8 and 3 characters, padded with spaces
 	Attr    byte
 	Cluster uint32    // the first, 0 for none
@@ -17,9 +17,9 @@ type Dirent struct {
 }
 
 // Encode returns the dirent. A time that FAT cannot say becomes the nearest one that it can.
-func (d Dirent) Encode() []byte {
+func (d shortDirent) encode() []byte {
 	date, clock := encodeTime(d.Time)
-	b := make([]byte, DirentSize)
+	b := make([]byte, direntSize)
 	copy(b, d.Name[:])
 	b[11] = d.Attr
 	le.PutUint16(b[14:], clock) // created
@@ -33,8 +33,8 @@ func (d Dirent) Encode() []byte {
 	return b
 }
 
-func parseDirent(b [DirentSize]byte) Dirent {
-	return Dirent{
+func parseDirent(b [direntSize]byte) shortDirent {
+	return shortDirent{
 		Name:    [11]byte(b[:]),
 		Attr:    b[11],
 		Cluster: uint32(le.Uint16(b[26:])) | uint32(le.Uint16(b[20:]))<<16,
@@ -64,9 +64,9 @@ func decodeTime(date, clock uint16) time.Time {
 // shortAllowed are the characters of a short name beside letters and digits.
 const shortAllowed = "$%'-_@~`!(){}^#&"
 
-// ShortName makes the 8.3 name of a file: the name itself where that is one, else one with
+// shortName makes the 8.3 name of a file: the name itself where that is one, else one with
 // a number that no other in the folder has.
-func ShortName(name string, used map[[11]byte]bool) [11]byte {
+func shortName(name string, used map[[11]byte]bool) [11]byte {
 	clean := func(s string, limit int) string {
 		s = strings.Map(func(r rune) rune {
 			if r == ' ' || r == '.' {
@@ -115,8 +115,8 @@ func shortText(b []byte) string {
 	return name
 }
 
-// NameDirents returns the dirents of a file's long name, none where the name is its own short one.
-func NameDirents(name string, short [11]byte) [][DirentSize]byte {
+// nameDirents returns the dirents of a file's long name, none where the name is its own short one.
+func nameDirents(name string, short [11]byte) [][direntSize]byte {
 	if isShort(name) {
 		return nil
 	}

@@ -94,7 +94,7 @@ func newESP(t *testing.T) string {
 		t.Fatal(err)
 	}
 	files := d.Partitions[slices.IndexFunc(d.Partitions, func(p disk.Partition) bool { return p.Name == "efi" })].Files
-	m, err := disk.FAT{Label: "ESP", Size: 32 << 20, Time: time.Unix(1_800_000_000, 0), Files: files}.Image()
+	m, err := fat.FileSystem{Label: "ESP", Size: 32 << 20, Time: time.Unix(1_800_000_000, 0), Files: files}.Image()
 	if err != nil {
 		t.Fatal(err)
 	}

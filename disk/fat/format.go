@@ -2,28 +2,28 @@ package fat
 
 import "unicode/utf16"
 
-// What a volume is made of, for whoever writes one.
+// What a volume is made of.
 const (
-	FirstCluster = 2          // the number of the first cluster: the FAT's entries before it belong to none
-	Bad          = 0x0ffffff7 // a FAT's entry for a cluster that is not to be used
-	End          = 0x0fffffff // a FAT's entry for the last cluster of a chain
-	MaxFile      = 1<<32 - 1  // bytes
+	firstCluster = 2          // the number of the first cluster: the FAT's entries before it belong to none
+	badCluster   = 0x0ffffff7 // a FAT's entry for a cluster that is not to be used
+	endOfChain   = 0x0fffffff // a FAT's entry for the last cluster of a chain
+	maxFile      = 1<<32 - 1  // bytes
 
-	DirentSize     = 32 // bytes of a dirent in a folder
+	direntSize     = 32 // bytes of a dirent in a folder
 	charsPerDirent = 13 // characters of a long name in a dirent
-	InfoSector     = 1  // FAT32: where Header.Info is
-	CopySector     = 6  // FAT32: where the copy of the boot sector is, and of Info behind it
+	infoSector     = 1  // FAT32: where header.info is
+	copySector     = 6  // FAT32: where the copy of the boot sector is, and of FSInfo behind it
 
-	AttrVolume  = 0x08
-	AttrDir     = 0x10
-	AttrArchive = 0x20
+	attrVolume  = 0x08
+	attrDir     = 0x10
+	attrArchive = 0x20
 	attrLong    = 0x0f
 
-	// MinFAT16 and MaxFAT16 are the numbers of clusters that make a volume FAT16: fewer are FAT12, more FAT32.
-	MinFAT16, MaxFAT16 = 4085, 65524
-	// MaxFAT32 is the number of clusters that FAT32 has at most: entries have 28 bits, of which some values say
+	// minFAT16 and maxFAT16 are the numbers of clusters that make a volume FAT16: fewer are FAT12, more FAT32.
+	minFAT16, maxFAT16 = 4085, 65524
+	// maxFAT32 is the number of clusters that FAT32 has at most: entries have 28 bits, of which some values say
 	// other things.
-	MaxFAT32 = 0x0ffffff5
+	maxFAT32 = 0x0ffffff5
 
 	deleted = 0xe5 // a dirent's first byte
 )
@@ -50,9 +50,9 @@ func longName(chars []uint16) string {
 }
 
 // longDirents returns the dirents of a long name, in the order in which they lie on the disk.
-func longDirents(name []uint16, sum byte) [][DirentSize]byte {
+func longDirents(name []uint16, sum byte) [][direntSize]byte {
 	n := (len(name) + charsPerDirent - 1) / charsPerDirent
-	dirents := make([][DirentSize]byte, n)
+	dirents := make([][direntSize]byte, n)
 	for i := range n {
 		b := &dirents[n-1-i]
 		b[0] = byte(i + 1)

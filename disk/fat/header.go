@@ -7,10 +7,10 @@ import (
 
 var le = binary.LittleEndian
 
-// Header is what a boot sector says: where the parts of a volume lie, in sectors where nothing else is said.
+// header is what a boot sector says: where the parts of a volume lie, in sectors where nothing else is said.
 //
 //	boot sector · FAT32: FSInfo, copy of both at sector 6 · FATs · FAT12 and FAT16: root folder · clusters
-type Header struct {
+type header struct {
 	FAT32       bool  // the fields are where FAT32 has them; whether the volume is FAT32 its clusters' number says
 	Sector      int64 // bytes
 	PerCluster  int64
@@ -25,8 +25,24 @@ type Header struct {
 	Label       [11]byte // padded with spaces
 }
 
-// Encode returns the boot sector.
-func (h Header) Encode() []byte {
+// fatAt is where a FAT begins, the first being 0, in bytes.
+func (h header) fatAt(i int64) int64 { return (h.Reserved + i*h.FATSectors) * h.Sector }
+
+// rootAt is where the root folder of FAT12 and FAT16 begins, in bytes, and rootSize what it takes: whole sectors.
+func (h header) rootAt() int64   { return h.fatAt(h.FATs) }
+func (h header) rootSize() int64 { return align(h.RootEntries*direntSize, h.Sector) }
+
+// data is where the clusters begin, in bytes.
+func (h header) data() int64 { return h.rootAt() + h.rootSize() }
+
+// cluster is the size of a cluster in bytes.
+func (h header) cluster() int64 { return h.PerCluster * h.Sector }
+
+// clusters is their number, negative where there is no room for what is before them.
+func (h header) clusters() int64 { return (h.Total*h.Sector - h.data()) / h.cluster() }
+
+// encode returns the boot sector.
+func (h header) encode() []byte {
 	b := make([]byte, h.Sector)
 	copy(b, "\xeb\x58\x90KAIROS  ")
 	le.PutUint16(b[11:], uint16(h.Sector))
@@ -48,8 +64,8 @@ func (h Header) Encode() []byte {
 		tail, kind = b[64:], "FAT32   "
 		le.PutUint32(b[36:], uint32(h.FATSectors))
 		le.PutUint32(b[44:], h.RootCluster)
-		le.PutUint16(b[48:], InfoSector)
-		le.PutUint16(b[50:], CopySector)
+		le.PutUint16(b[48:], infoSector)
+		le.PutUint16(b[50:], copySector)
 	} else {
 		b[1] = 0x3c
 		le.PutUint16(b[22:], uint16(h.FATSectors))
@@ -64,11 +80,11 @@ func (h Header) Encode() []byte {
 }
 
 // parseHeader reads a boot sector, of which the first 512 bytes are enough.
-func parseHeader(b []byte) (Header, error) {
+func parseHeader(b []byte) (header, error) {
 	if len(b) < 512 || b[510] != 0x55 || b[511] != 0xaa {
-		return Header{}, errors.New("FAT: no FAT file system")
+		return header{}, errors.New("FAT: no FAT file system")
 	}
-	h := Header{
+	h := header{
 		Sector:      int64(le.Uint16(b[11:])),
 		PerCluster:  int64(b[13]),
 		Reserved:    int64(le.Uint16(b[14:])),
@@ -91,13 +107,13 @@ func parseHeader(b []byte) (Header, error) {
 	copy(h.Label[:], tail[7:])
 	if h.Sector < 512 || h.Sector > 4096 || h.Sector&(h.Sector-1) != 0 ||
 		h.PerCluster == 0 || h.FATs == 0 || h.FATSectors == 0 {
-		return Header{}, errors.New("FAT: no FAT file system")
+		return header{}, errors.New("FAT: no FAT file system")
 	}
 	return h, nil
 }
 
-// Info returns FAT32's sector that says how many clusters are free, and where to look for the next one.
-func (h Header) Info(free, next uint32) []byte {
+// info returns FAT32's sector that says how many clusters are free, and where to look for the next one.
+func (h header) info(free, next uint32) []byte {
 	b := make([]byte, h.Sector)
 	copy(b, "RRaA")
 	copy(b[484:], "rrAa")

@@ -30,7 +30,7 @@ func (d *Volume) FS() fs.FS {
 			}
 			dirent := parseDirent(n.raw)
 			e := readfs.Entry{Name: n.name, Mode: 0o755, Time: dirent.Time}
-			if dirent.Attr&AttrDir != 0 {
+			if dirent.Attr&attrDir != 0 {
 				e.Mode |= fs.ModeDir
 			} else {
 				e.Size = int64(dirent.Size)
@@ -45,7 +45,7 @@ func (d *Volume) FS() fs.FS {
 // Label returns the volume's label, of its root folder.
 func (d *Volume) Label() (label string, err error) {
 	err = d.walk(0, func(_ int64, b []byte) (bool, error) {
-		if b[0] != deleted && b[11]&0x3f != attrLong && b[11]&AttrVolume != 0 {
+		if b[0] != deleted && b[11]&0x3f != attrLong && b[11]&attrVolume != 0 {
 			label = strings.TrimRight(string(b[:11]), " ")
 			return false, nil
 		}
@@ -68,10 +68,10 @@ func (d *Volume) content(e entry, size int64) (io.ReaderAt, error) {
 	f := &chain{r: d.rw}
 	c := e.first()
 	for done := int64(0); done < size; done += d.cluster {
-		if c < FirstCluster || c >= d.clusters+FirstCluster {
+		if c < firstCluster || c >= d.clusters+firstCluster {
 			return nil, fmt.Errorf("FAT: %s: the chain ends after %d of %d bytes", e.name, done, size)
 		}
-		at := d.data + int64(c-FirstCluster)*d.cluster
+		at := d.data + int64(c-firstCluster)*d.cluster
 		if i := len(f.parts) - 1; i >= 0 && f.parts[i].at+f.parts[i].size == at {
 			f.parts[i].size += d.cluster
 		} else {

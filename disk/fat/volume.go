@@ -1,5 +1,5 @@
-// Package fat is what a FAT volume is made of, as it is written and read: boot sector, names and folders. It reads
-// volumes, and changes them in ways that a power cut cannot tear.
+// Package fat is the FAT file system: [FileSystem] makes one, [Volume] reads one, whoever made it, and changes it in
+// ways that a power cut cannot tear.
 //
 // A name takes directory entries of 32 bytes (dirents) in its folder: one with the 8.3 name, first cluster and size,
 // and before it one for each 13 characters of the long name, the last part first:
@@ -50,7 +50,7 @@ type Disk interface {
 type entry struct {
 	name    string  // the long name, or the short one
 	dirents []int64 // offsets on the disk, the 8.3 dirent last
-	raw     [DirentSize]byte
+	raw     [direntSize]byte
 }
 
 // first returns the file's first cluster, 0 for none.
@@ -69,24 +69,24 @@ func Open(rw Disk) (*Volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Volume{rw: rw, sector: h.Sector, cluster: h.PerCluster * h.Sector, rootCluster: h.RootCluster}
-	d.fat, d.fatSize, d.copies = h.Reserved*d.sector, h.FATSectors*d.sector, h.FATs
-	d.rootAt = d.fat + d.copies*d.fatSize
-	d.rootSize = (h.RootEntries*DirentSize + d.sector - 1) / d.sector * d.sector
-	d.data = d.rootAt + d.rootSize
-	count := (h.Total*d.sector - d.data) / d.cluster
+	d := &Volume{
+		rw: rw, sector: h.Sector, cluster: h.cluster(),
+		fat: h.fatAt(0), fatSize: h.FATSectors * h.Sector, copies: h.FATs,
+		rootAt: h.rootAt(), rootSize: h.rootSize(), data: h.data(), rootCluster: h.RootCluster,
+	}
+	count := h.clusters()
 	if count <= 0 {
 		return nil, errors.New("FAT: no clusters")
 	}
 	switch {
-	case count < MinFAT16:
+	case count < minFAT16:
 		d.bits = 12
-	case count <= MaxFAT16:
+	case count <= maxFAT16:
 		d.bits = 16
 	default:
 		d.bits = 32
 	}
-	if count > 0x0fffffef || (count+FirstCluster)*int64(d.bits) > d.fatSize*8 {
+	if count > 0x0fffffef || (count+firstCluster)*int64(d.bits) > d.fatSize*8 {
 		return nil, errors.New("FAT: more clusters than the FAT has entries")
 	}
 	d.clusters = uint32(count)
@@ -115,7 +115,7 @@ func (d *Volume) next(c uint32) (uint32, error) {
 	case 32:
 		n &= 0x0fffffff
 	}
-	if n < FirstCluster || n >= d.clusters+FirstCluster {
+	if n < firstCluster || n >= d.clusters+firstCluster {
 		return 0, nil
 	}
 	return n, nil
@@ -128,11 +128,11 @@ func (d *Volume) walk(cluster uint32, do func(at int64, dirent []byte) (bool, er
 		if _, err := d.rw.ReadAt(b, at); err != nil {
 			return false, fmt.Errorf("FAT: %w", err)
 		}
-		for i := int64(0); i < size; i += DirentSize {
+		for i := int64(0); i < size; i += direntSize {
 			if b[i] == 0 {
 				return false, nil
 			}
-			if more, err := do(at+i, b[i:i+DirentSize]); !more || err != nil {
+			if more, err := do(at+i, b[i:i+direntSize]); !more || err != nil {
 				return false, err
 			}
 		}
@@ -145,11 +145,11 @@ func (d *Volume) walk(cluster uint32, do func(at int64, dirent []byte) (bool, er
 		}
 		cluster = d.rootCluster
 	}
-	for size := int64(0); cluster >= FirstCluster; size += d.cluster {
-		if size >= maxFolder*DirentSize {
+	for size := int64(0); cluster >= firstCluster; size += d.cluster {
+		if size >= maxFolder*direntSize {
 			return errors.New("FAT: a folder has more entries than FAT can have")
 		}
-		more, err := part(d.data+int64(cluster-FirstCluster)*d.cluster, d.cluster)
+		more, err := part(d.data+int64(cluster-firstCluster)*d.cluster, d.cluster)
 		if !more || err != nil {
 			return err
 		}
@@ -175,10 +175,10 @@ func (d *Volume) list(cluster uint32) ([]entry, error) {
 			}
 			long = append(longChars(b), long...)
 			dirents = append(dirents, at)
-		case b[11]&AttrVolume != 0:
+		case b[11]&attrVolume != 0:
 			long, dirents = nil, nil
 		default:
-			e := entry{name: shortText(b), dirents: append(dirents, at), raw: [DirentSize]byte(b)}
+			e := entry{name: shortText(b), dirents: append(dirents, at), raw: [direntSize]byte(b)}
 			if len(long) > 0 {
 				e.name = longName(long)
 			}
@@ -215,7 +215,7 @@ func (d *Volume) dir(name string) (uint32, error) {
 		if err != nil {
 			return 0, err
 		}
-		if e.raw[11]&AttrDir == 0 {
+		if e.raw[11]&attrDir == 0 {
 			return 0, fmt.Errorf("FAT: %s: not a folder", part)
 		}
 		cluster = e.first()
@@ -248,7 +248,7 @@ func (d *Volume) Rename(dir, from, to string) error {
 	dirents := longDirents(want, shortSum([11]byte(e.raw[:11])))
 	changed := -1
 	for i, at := range e.dirents[:n] {
-		var have [DirentSize]byte
+		var have [direntSize]byte
 		if _, err := d.rw.ReadAt(have[:], at); err != nil {
 			return fail(err)
 		}
@@ -350,7 +350,7 @@ func (d *Volume) Reclaim() (freed int64, err error) {
 		return 0, nil // entries in one and a half bytes: no ESP has them
 	}
 	fail := func(err error) (int64, error) { return freed, fmt.Errorf("reclaim lost clusters: %w", err) }
-	used := make([]bool, d.clusters+FirstCluster)
+	used := make([]bool, d.clusters+firstCluster)
 	if err := d.mark(0, used); err != nil {
 		return fail(err)
 	}
@@ -380,18 +380,18 @@ func (d *Volume) Reclaim() (freed int64, err error) {
 func (d *Volume) clearLost(sector []byte, cluster uint32, used []bool) (lost int) {
 	size := d.bits / 8
 	for at := 0; at < len(sector) && int(cluster) < len(used); at, cluster = at+size, cluster+1 {
-		if cluster < FirstCluster || used[cluster] {
+		if cluster < firstCluster || used[cluster] {
 			continue
 		}
 		if d.bits == 16 {
-			if v := le.Uint16(sector[at:]); v != 0 && v != Bad&0xffff {
+			if v := le.Uint16(sector[at:]); v != 0 && v != badCluster&0xffff {
 				le.PutUint16(sector[at:], 0)
 				lost++
 			}
 			continue
 		}
 		// The upper four bits are not part of the entry.
-		if v := le.Uint32(sector[at:]); v&0x0fffffff != 0 && v&0x0fffffff != Bad {
+		if v := le.Uint32(sector[at:]); v&0x0fffffff != 0 && v&0x0fffffff != badCluster {
 			le.PutUint32(sector[at:], v&0xf0000000)
 			lost++
 		}
@@ -402,7 +402,7 @@ func (d *Volume) clearLost(sector []byte, cluster uint32, used []bool) (lost int
 // mark notes the clusters of a folder, 0 for the root, and of all that is in it. It ends at what was seen before.
 func (d *Volume) mark(folder uint32, used []bool) error {
 	chain := func(c uint32) (fresh bool, err error) {
-		for c >= FirstCluster && int(c) < len(used) && !used[c] {
+		for c >= firstCluster && int(c) < len(used) && !used[c] {
 			used[c], fresh = true, true
 			if c, err = d.next(c); err != nil {
 				return fresh, err
@@ -424,7 +424,7 @@ func (d *Volume) mark(folder uint32, used []bool) error {
 		if err != nil {
 			return err
 		}
-		if fresh && e.raw[11]&AttrDir != 0 {
+		if fresh && e.raw[11]&attrDir != 0 {
 			if err := d.mark(e.first(), used); err != nil {
 				return err
 			}

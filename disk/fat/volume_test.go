@@ -234,7 +234,7 @@ func TestReclaimOnFAT(t *testing.T) {
 		}
 		bad := d.clusters - lost - 9
 		for i := range d.copies {
-			put(d.fat+i*d.fatSize+int64(bad)*int64(bits)/8, Bad)
+			put(d.fat+i*d.fatSize+int64(bad)*int64(bits)/8, badCluster)
 		}
 		freed, err := d.Reclaim()
 		if err != nil || freed != lost*d.cluster {

@@ -15,6 +15,9 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/kairos-buildkit/kairos/disk"
+	"github.com/kairos-buildkit/kairos/disk/fat"
+	"github.com/kairos-buildkit/kairos/disk/filetree"
+	"github.com/kairos-buildkit/kairos/disk/sparse"
 	"github.com/kairos-buildkit/kairos/image"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/loader"
@@ -36,7 +39,7 @@ func release(c string) layout.Release {
 }
 
 // storeFiles are those of a store with releases.
-func storeFiles(t *testing.T, releases ...layout.Release) (files []disk.File) {
+func storeFiles(t *testing.T, releases ...layout.Release) (files []filetree.File) {
 	t.Helper()
 	seen := map[layout.Digest]bool{}
 	for _, r := range releases {
@@ -50,12 +53,13 @@ func storeFiles(t *testing.T, releases ...layout.Release) (files []disk.File) {
 		}
 		files = append(
 			files,
-			disk.Bytes(layout.ReleasePath(r.ID()), b),
-			disk.Bytes(layout.ReleaseOriginPath(r.ID()), origin),
+			filetree.Bytes(layout.ReleasePath(r.ID()), b),
+			filetree.Bytes(layout.ReleaseOriginPath(r.ID()), origin),
 		)
 		for _, l := range r.Layers {
 			if !seen[l.DiffID] {
-				files = append(files, disk.Bytes(layout.BlobPath(l.DiffID), make([]byte, verity.TotalSize(l.Size))))
+				files = append(files,
+					filetree.Bytes(layout.BlobPath(l.DiffID), make([]byte, verity.TotalSize(l.Size))))
 			}
 			seen[l.DiffID] = true
 		}
@@ -69,11 +73,11 @@ func testDisk(t *testing.T) disk.Disk {
 	t.Helper()
 	a, b, c, d := release("a"), release("b"), release("c"), release("d")
 	failed := layout.Entry{Seq: 3, ID: c.ID(), Counted: true, Done: 3}
-	esp := []disk.File{disk.Bytes("EFI/BOOT/BOOTX64.EFI", []byte("loader"))}
+	esp := []filetree.File{filetree.Bytes("EFI/BOOT/BOOTX64.EFI", []byte("loader"))}
 	for _, e := range []layout.Entry{
 		layout.Blessed(1, a.ID()), layout.OnTrial(2, b.ID()), failed, {Seq: layout.RecoverySeq, ID: a.ID()},
 	} {
-		esp = append(esp, disk.Bytes(layout.UKIDir+"/"+e.String(), []byte("UKI")))
+		esp = append(esp, filetree.Bytes(layout.UKIDir+"/"+e.String(), []byte("UKI")))
 	}
 	disks := disk.Disk{Seed: []byte("seed"), Time: made}
 	for _, p := range layout.Partitions() {
@@ -82,8 +86,8 @@ func testDisk(t *testing.T) disk.Disk {
 		case "efi":
 			part.Size, part.Files = 48<<20, esp
 		case "oem":
-			part.Size, part.Files = 8<<20, []disk.File{
-				disk.Bytes("90_custom.yaml", []byte("secret")), disk.Bytes("x.txt", nil),
+			part.Size, part.Files = 8<<20, []filetree.File{
+				filetree.Bytes("90_custom.yaml", []byte("secret")), filetree.Bytes("x.txt", nil),
 			}
 		case "state":
 			part.Files = storeFiles(t, a, b, c, d)
@@ -97,7 +101,7 @@ func testDisk(t *testing.T) disk.Disk {
 	return disks
 }
 
-func write(t *testing.T, m *disk.Image, err error) *os.File {
+func write(t *testing.T, m *sparse.Image, err error) *os.File {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -197,10 +201,10 @@ func TestDamaged(t *testing.T) {
 		p := &d.Partitions[i]
 		for j, f := range p.Files {
 			if f.Path == layout.ReleasePath(release("b").ID()) {
-				p.Files[j] = disk.Bytes(f.Path, []byte("{}"))
+				p.Files[j] = filetree.Bytes(f.Path, []byte("{}"))
 			}
 			if p.Name == "state" && f.Path == layout.BlobPath(digestOf("d")) {
-				p.Files[j] = disk.Bytes(f.Path, []byte("short"))
+				p.Files[j] = filetree.Bytes(f.Path, []byte("short"))
 			}
 		}
 	}
@@ -266,11 +270,11 @@ func TestNoMedium(t *testing.T) {
 func FuzzOpen(f *testing.F) {
 	iso := disk.ISO{
 		Volume: layout.LabelLive,
-		Files:  []disk.File{disk.Bytes("kairos/releases/aaaaaaaaaaaa/release.json", []byte("{}"))},
+		Files:  []filetree.File{filetree.Bytes("kairos/releases/aaaaaaaaaaaa/release.json", []byte("{}"))},
 	}
-	efi, err := disk.FAT{
+	efi, err := fat.FileSystem{
 		Label: layout.LabelESP,
-		Files: []disk.File{disk.Bytes("EFI/BOOT/BOOTX64.EFI", []byte("MZ"))},
+		Files: []filetree.File{filetree.Bytes("EFI/BOOT/BOOTX64.EFI", []byte("MZ"))},
 	}.Image()
 	if err != nil {
 		f.Fatal(err)

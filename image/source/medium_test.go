@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/kairos-buildkit/kairos/disk"
+	"github.com/kairos-buildkit/kairos/disk/fat"
+	"github.com/kairos-buildkit/kairos/disk/filetree"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/verity"
 )
@@ -21,13 +23,15 @@ func writeISO(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	efi, err := disk.FAT{Label: layout.LabelESP, Files: []disk.File{disk.Bytes("x", []byte("x"))}}.Image()
+	efi, err := fat.FileSystem{
+		Label: layout.LabelESP, Files: []filetree.File{filetree.Bytes("x", []byte("x"))},
+	}.Image()
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := disk.ISO{Volume: layout.LabelLive, EFI: efi, Files: []disk.File{
-		disk.Bytes(layout.LiveRoot+"/"+layout.ReleasePath(r.ID()), b),
-		disk.Bytes(layout.LiveRoot+"/"+layout.BlobPath(digest), make([]byte, verity.TotalSize(4096))),
+	m, err := disk.ISO{Volume: layout.LabelLive, EFI: efi, Files: []filetree.File{
+		filetree.Bytes(layout.LiveRoot+"/"+layout.ReleasePath(r.ID()), b),
+		filetree.Bytes(layout.LiveRoot+"/"+layout.BlobPath(digest), make([]byte, verity.TotalSize(4096))),
 	}}.Image()
 	if err != nil {
 		t.Fatal(err)

@@ -29,6 +29,8 @@ import (
 	"github.com/kairos-buildkit/kairos/assets"
 	"github.com/kairos-buildkit/kairos/boot"
 	"github.com/kairos-buildkit/kairos/disk"
+	"github.com/kairos-buildkit/kairos/disk/filetree"
+	"github.com/kairos-buildkit/kairos/disk/sparse"
 	"github.com/kairos-buildkit/kairos/erofs"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/store"
@@ -218,9 +220,9 @@ func sum(b []byte) layout.Digest {
 }
 
 // stored lists the store's files, below a folder.
-func (img *image) stored(t *testing.T, below string) []disk.File {
+func (img *image) stored(t *testing.T, below string) []filetree.File {
 	t.Helper()
-	var files []disk.File
+	var files []filetree.File
 	err := filepath.WalkDir(img.dir, func(name string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
@@ -235,7 +237,7 @@ func (img *image) stored(t *testing.T, below string) []disk.File {
 		}
 		files = append(
 			files,
-			disk.File{
+			filetree.File{
 				Path: below + rel,
 				Size: info.Size(),
 				Open: func() (io.ReadCloser, error) { return os.Open(name) },
@@ -254,9 +256,9 @@ func (img *image) iso(t *testing.T, label string) string {
 	t.Helper()
 	files := append(
 		img.stored(t, layout.LiveRoot+"/"),
-		disk.Bytes("boot/vmlinuz", img.files.Kernel),
-		disk.Bytes("boot/initrd", img.files.Initrd),
-		disk.Bytes(
+		filetree.Bytes("boot/vmlinuz", img.files.Kernel),
+		filetree.Bytes("boot/initrd", img.files.Initrd),
+		filetree.Bytes(
 			"boot/grub/grub.cfg",
 			[]byte("linux /boot/vmlinuz "+img.files.Cmdline+"\ninitrd /boot/initrd\nboot\n"),
 		),
@@ -291,10 +293,10 @@ func (img *image) disk(t *testing.T, size int64, blessed bool) string {
 			if p.Name != "state" {
 				continue
 			}
-			p.Files = append([]disk.File(nil), p.Files...)
+			p.Files = append([]filetree.File(nil), p.Files...)
 			for j, f := range p.Files {
 				if filepath.Base(f.Path) == layout.ReleaseFile {
-					p.Files[j] = disk.Bytes(f.Path, []byte("{}"))
+					p.Files[j] = filetree.Bytes(f.Path, []byte("{}"))
 				}
 			}
 		}
@@ -306,7 +308,7 @@ func (img *image) disk(t *testing.T, size int64, blessed bool) string {
 	return img.write(t, "disk.raw", m, size)
 }
 
-func (img *image) write(t *testing.T, name string, m *disk.Image, size int64) string {
+func (img *image) write(t *testing.T, name string, m *sparse.Image, size int64) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
 	f, err := os.Create(path)

@@ -1,4 +1,9 @@
-package disk
+// Package sparse is a medium that has been laid out: what lies where on it, before a byte is written.
+//
+// A writer of a file system or of a table adds extents at known offsets, each opened and read once, when it is
+// written; between them the medium is zero. So a medium's size and places need only the names and sizes of its files,
+// and a medium within another one is its extents, moved.
+package sparse
 
 import (
 	"bytes"
@@ -13,64 +18,61 @@ import (
 // the others are zero.
 type Image struct {
 	Size    int64
-	extents []extent
+	extents []Extent
 	files   map[string][]Part // of a file system
 }
 
 // Part is a part of a file in an image, in bytes.
 type Part struct{ At, Size int64 }
 
-// extent is content at an offset. It is opened when it is written.
-type extent struct {
-	at, size int64
-	name     string
-	open     func() (io.ReadCloser, error) // nil: zeros that matter, see WriteOver
+// Extent is content at an offset, both in bytes. It is opened when it is written.
+type Extent struct {
+	At, Size int64
+	Name     string                        // for errors
+	Open     func() (io.ReadCloser, error) // delivers Size bytes; nil: zeros that matter, see [Image.WriteOver]
 }
 
-func (m *Image) add(at int64, e extent) {
-	if e.size > 0 {
-		e.at = at
+// Add places an extent at an offset. One of no size is nothing.
+func (m *Image) Add(at int64, e Extent) {
+	if e.Size > 0 {
+		e.At = at
 		m.extents = append(m.extents, e)
 	}
 }
 
-func (m *Image) addBytes(at int64, name string, b []byte) {
-	m.add(at, Bytes(name, b).extent())
+// AddBytes places content that is in memory.
+func (m *Image) AddBytes(at int64, name string, b []byte) {
+	m.Add(at, Extent{Size: int64(len(b)), Name: name, Open: func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(b)), nil
+	}})
 }
 
-// addZero says that there must be zeros, on a device with old content too.
-func (m *Image) addZero(at, size int64) { m.add(at, extent{size: size, name: "zeros"}) }
+// AddZero says that there must be zeros, on a device with old content too.
+func (m *Image) AddZero(at, size int64) { m.Add(at, Extent{Size: size, Name: "zeros"}) }
 
-// zeroGapsIn says that what has no content in a range must be zero.
-func (m *Image) zeroGapsIn(from, size int64) error {
-	extents, err := m.sorted()
+// ZeroGaps says that what has no content in a range must be zero.
+func (m *Image) ZeroGaps(from, size int64) error {
+	extents, err := m.Extents()
 	if err != nil {
 		return err
 	}
 	at, end := from, from+size
-	var gaps []extent
+	var gaps []Extent
 	for _, e := range extents {
-		if e.at+e.size <= at || e.at >= end {
+		if e.At+e.Size <= at || e.At >= end {
 			continue
 		}
-		gaps = append(gaps, extent{at: at, size: e.at - at})
-		at = e.at + e.size
+		gaps = append(gaps, Extent{At: at, Size: e.At - at})
+		at = e.At + e.Size
 	}
-	for _, g := range append(gaps, extent{at: at, size: end - at}) {
-		m.addZero(g.at, g.size)
+	for _, g := range append(gaps, Extent{At: at, Size: end - at}) {
+		m.AddZero(g.At, g.Size)
 	}
 	return nil
 }
 
-// lazyBytes is content that is made when it is written.
-func lazyBytes(name string, size int64, make func() []byte) extent {
-	return extent{size: size, name: name, open: func() (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(make())), nil
-	}}
-}
-
-// addPart notes where the next part of a file is.
-func (m *Image) addPart(name string, p Part) {
+// AddPart notes where the next part of a file is.
+func (m *Image) AddPart(name string, p Part) {
 	if m.files == nil {
 		m.files = map[string][]Part{}
 	}
@@ -103,26 +105,26 @@ func (m *Image) Parts(name string, at, size int64) []Part {
 // AddImage places another image's content at an offset.
 func (m *Image) AddImage(at int64, sub *Image) {
 	for _, e := range sub.extents {
-		m.add(at+e.at, e)
+		m.Add(at+e.At, e)
 	}
 }
 
-// sorted returns the extents in their order on the medium. Extents that meet are a
+// Extents returns the extents in their order on the medium. Extents that meet are a
 // mistake in a layout, and would be silent corruption on the medium.
-func (m *Image) sorted() ([]extent, error) {
-	slices.SortFunc(m.extents, func(a, b extent) int { return cmp.Compare(a.at, b.at) })
+func (m *Image) Extents() ([]Extent, error) {
+	slices.SortFunc(m.extents, func(a, b Extent) int { return cmp.Compare(a.At, b.At) })
 	end := int64(0)
 	for _, e := range m.extents {
-		if e.at < end || e.at+e.size > m.Size {
+		if e.At < end || e.At+e.Size > m.Size {
 			return nil, fmt.Errorf(
 				"lay out medium: %s at %d+%d overlaps or exceeds the medium's %d bytes",
-				e.name,
-				e.at,
-				e.size,
+				e.Name,
+				e.At,
+				e.Size,
 				m.Size,
 			)
 		}
-		end = e.at + e.size
+		end = e.At + e.Size
 	}
 	return m.extents, nil
 }
@@ -132,7 +134,7 @@ const copyBuffer = 1 << 20
 
 // WriteTo writes the whole image to a stream, with the zeros.
 func (m *Image) WriteTo(ctx context.Context, w io.Writer) error {
-	extents, err := m.sorted()
+	extents, err := m.Extents()
 	if err != nil {
 		return err
 	}
@@ -152,16 +154,16 @@ func (m *Image) WriteTo(ctx context.Context, w io.Writer) error {
 		return nil
 	}
 	for _, e := range extents {
-		if e.open == nil {
+		if e.Open == nil {
 			continue
 		}
-		if err := fill(e.at); err != nil {
+		if err := fill(e.At); err != nil {
 			return err
 		}
 		if err := e.copy(ctx, w, buf); err != nil {
 			return err
 		}
-		pos += e.size
+		pos += e.Size
 	}
 	return fill(m.Size)
 }
@@ -169,23 +171,23 @@ func (m *Image) WriteTo(ctx context.Context, w io.Writer) error {
 // WriteSparse writes the image at an offset into a file or device that reads as zero there. Of
 // the content, blocks of 4 KiB that are all zero are left out too.
 func (m *Image) WriteSparse(ctx context.Context, w io.WriterAt, at int64) error {
-	return m.writeAt(ctx, func(e extent) io.Writer {
-		if e.open == nil {
+	return m.writeAt(ctx, func(e Extent) io.Writer {
+		if e.Open == nil {
 			return nil
 		}
-		return &sparseWriter{w, at + e.at}
+		return &writer{w, at + e.At}
 	})
 }
 
 // WriteOver writes the image at an offset into a device with old content. What is neither
 // content nor has to be zero is left as it is: free space of file systems.
 func (m *Image) WriteOver(ctx context.Context, w io.WriterAt, at int64) error {
-	return m.writeAt(ctx, func(e extent) io.Writer { return io.NewOffsetWriter(w, at+e.at) })
+	return m.writeAt(ctx, func(e Extent) io.Writer { return io.NewOffsetWriter(w, at+e.At) })
 }
 
 // writeAt writes the extents to the writers that to gives for them; nil leaves one out.
-func (m *Image) writeAt(ctx context.Context, to func(extent) io.Writer) error {
-	extents, err := m.sorted()
+func (m *Image) writeAt(ctx context.Context, to func(Extent) io.Writer) error {
+	extents, err := m.Extents()
 	if err != nil {
 		return err
 	}
@@ -195,8 +197,8 @@ func (m *Image) writeAt(ctx context.Context, to func(extent) io.Writer) error {
 		if w == nil {
 			continue
 		}
-		if e.open == nil {
-			e.open = func() (io.ReadCloser, error) { return io.NopCloser(io.LimitReader(zeros{}, e.size)), nil }
+		if e.Open == nil {
+			e.Open = func() (io.ReadCloser, error) { return io.NopCloser(io.LimitReader(zeros{}, e.Size)), nil }
 		}
 		if err := e.copy(ctx, w, buf); err != nil {
 			return err
@@ -213,19 +215,19 @@ func (zeros) Read(b []byte) (int, error) {
 }
 
 // copy writes the extent's content, which must have exactly the size that was laid out.
-func (e extent) copy(ctx context.Context, w io.Writer, buf []byte) error {
-	r, err := e.open()
+func (e Extent) copy(ctx context.Context, w io.Writer, buf []byte) error {
+	r, err := e.Open()
 	if err != nil {
-		return fmt.Errorf("read %s: %w", e.name, err)
+		return fmt.Errorf("read %s: %w", e.Name, err)
 	}
 	defer r.Close()
-	for left := e.size; left > 0; {
+	for left := e.Size; left > 0; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		n, err := io.ReadFull(r, buf[:min(left, int64(len(buf)))])
 		if err != nil {
-			return fmt.Errorf("read %s: %d of %d bytes are missing: %w", e.name, left-int64(n), e.size, err)
+			return fmt.Errorf("read %s: %d of %d bytes are missing: %w", e.Name, left-int64(n), e.Size, err)
 		}
 		if _, err := w.Write(buf[:n]); err != nil {
 			return err
@@ -234,28 +236,28 @@ func (e extent) copy(ctx context.Context, w io.Writer, buf []byte) error {
 	}
 	if n, err := io.ReadFull(r, buf[:1]); n > 0 || err != io.EOF {
 		if n > 0 {
-			err = fmt.Errorf("more than the %d bytes that were laid out", e.size)
+			err = fmt.Errorf("more than the %d bytes that were laid out", e.Size)
 		}
-		return fmt.Errorf("read %s: %w", e.name, err)
+		return fmt.Errorf("read %s: %w", e.Name, err)
 	}
 	return nil
 }
 
-// NewSparseWriter returns a writer that leaves out blocks which are all zero. What w holds
+// NewWriter returns a writer that leaves out blocks which are all zero. What w holds
 // there has to read as zero, and its size is for the caller to set at the end.
-func NewSparseWriter(w io.WriterAt) io.Writer { return &sparseWriter{w: w} }
+func NewWriter(w io.WriterAt) io.Writer { return &writer{w: w} }
 
-// sparseWriter writes what is not zero.
-type sparseWriter struct {
+// writer writes what is not zero.
+type writer struct {
 	w  io.WriterAt
 	at int64
 }
 
-const sparseBlock = 4096
+const blockSize = 4096
 
-var zeroBlock [sparseBlock]byte
+var zeroBlock [blockSize]byte
 
-func (s *sparseWriter) Write(b []byte) (int, error) {
+func (s *writer) Write(b []byte) (int, error) {
 	total := len(b)
 	for len(b) > 0 {
 		n := dataRun(b)
@@ -274,8 +276,8 @@ func (s *sparseWriter) Write(b []byte) (int, error) {
 // dataRun returns the length of b's beginning up to the first block that is all zero.
 func dataRun(b []byte) int {
 	n := 0
-	for n < len(b) && !isZero(b[n:min(n+sparseBlock, len(b))]) {
-		n = min(n+sparseBlock, len(b))
+	for n < len(b) && !isZero(b[n:min(n+blockSize, len(b))]) {
+		n = min(n+blockSize, len(b))
 	}
 	return n
 }
@@ -283,13 +285,10 @@ func dataRun(b []byte) int {
 // zeroRun returns the length of the blocks at b's beginning that are all zero.
 func zeroRun(b []byte) int {
 	n := 0
-	for n < len(b) && isZero(b[n:min(n+sparseBlock, len(b))]) {
-		n = min(n+sparseBlock, len(b))
+	for n < len(b) && isZero(b[n:min(n+blockSize, len(b))]) {
+		n = min(n+blockSize, len(b))
 	}
 	return n
 }
 
 func isZero(b []byte) bool { return bytes.Equal(b, zeroBlock[:len(b)]) }
-
-// align rounds n up to a multiple of to.
-func align(n, to int64) int64 { return (n + to - 1) / to * to }

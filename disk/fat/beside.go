@@ -1,25 +1,28 @@
-package disk
+package fat
 
 import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+
+	"github.com/kairos-buildkit/kairos/disk/filetree"
+	"github.com/kairos-buildkit/kairos/disk/sparse"
 )
 
 // besideCluster is the cluster size of a volume with a file beside its own: EROFS's block, so that what both have
 // in common falls on the same borders.
 const besideCluster = 4096
 
-// fatRun is a part of a file, in whole clusters but for the file's end: clusters of its own, or of the file
+// run is a part of a file, in whole clusters but for the file's end: clusters of its own, or of the file
 // beside the volume's.
-type fatRun struct {
+type run struct {
 	at, size int64 // in the file
 	beside   int64 // offset in the file beside; -1: its own
 }
 
 // runs finds what the files have in common with the file beside them. Each cluster has one successor in the
 // FAT, so each of those is used once.
-func (f FAT) runs(root *node) (map[*node][]fatRun, error) {
+func (f FileSystem) runs(root *filetree.Node) (map[*filetree.Node][]run, error) {
 	if f.Beside == nil {
 		return nil, nil
 	}
@@ -32,14 +35,14 @@ func (f FAT) runs(root *node) (map[*node][]fatRun, error) {
 		return nil, err
 	}
 	used := make([]bool, len(sums))
-	all := map[*node][]fatRun{}
+	all := map[*filetree.Node][]run{}
 	var failed error
-	root.walk(func(n *node) {
-		if n.dir() || n.Size == 0 || failed != nil {
+	root.Walk(func(n *filetree.Node) {
+		if n.IsDir() || n.Size == 0 || failed != nil {
 			return
 		}
-		var list []fatRun
-		add := func(r fatRun) {
+		var list []run
+		add := func(r run) {
 			if i := len(list) - 1; i >= 0 && (list[i].beside < 0) == (r.beside < 0) &&
 				(r.beside < 0 || r.beside == list[i].beside+list[i].size) {
 				list[i].size += r.size
@@ -49,7 +52,7 @@ func (f FAT) runs(root *node) (map[*node][]fatRun, error) {
 		}
 		at, next := int64(0), -1
 		failed = hashClusters(n.File, func(sum [sha256.Size]byte) {
-			r := fatRun{at: at, size: besideCluster, beside: -1}
+			r := run{at: at, size: besideCluster, beside: -1}
 			i, ok := next, next >= 0 && next < len(sums) && sums[next] == sum && !used[next]
 			if !ok {
 				i, ok = free[sum]
@@ -63,7 +66,7 @@ func (f FAT) runs(root *node) (map[*node][]fatRun, error) {
 			at += besideCluster
 		})
 		if at < n.Size {
-			add(fatRun{at: at, size: n.Size - at, beside: -1})
+			add(run{at: at, size: n.Size - at, beside: -1})
 		}
 		all[n] = list
 	})
@@ -71,18 +74,18 @@ func (f FAT) runs(root *node) (map[*node][]fatRun, error) {
 }
 
 // runsOf returns what a file or folder is made of.
-func runsOf(runs map[*node][]fatRun, n *node) []fatRun {
+func runsOf(runs map[*filetree.Node][]run, n *filetree.Node) []run {
 	switch {
-	case n.dir():
-		return []fatRun{{size: folderSize(n), beside: -1}}
+	case n.IsDir():
+		return []run{{size: folderSize(n), beside: -1}}
 	case runs != nil:
 		return runs[n]
 	}
-	return []fatRun{{size: n.Size, beside: -1}}
+	return []run{{size: n.Size, beside: -1}}
 }
 
 // hashClusters calls do for each whole cluster of a file.
-func hashClusters(f File, do func([sha256.Size]byte)) error {
+func hashClusters(f filetree.File, do func([sha256.Size]byte)) error {
 	r, err := f.Open()
 	if err != nil {
 		return fmt.Errorf("read %s: %w", f.Path, err)
@@ -103,11 +106,11 @@ func hashClusters(f File, do func([sha256.Size]byte)) error {
 }
 
 // content is the run's own content.
-func (r fatRun) content(f File) extent {
+func (r run) content(f filetree.File) sparse.Extent {
 	if r.size == f.Size {
-		return f.extent()
+		return f.Extent()
 	}
-	return extent{size: r.size, name: f.Path, open: func() (io.ReadCloser, error) {
+	return sparse.Extent{Size: r.size, Name: f.Path, Open: func() (io.ReadCloser, error) {
 		rc, err := f.Open()
 		if err != nil {
 			return nil, err

@@ -1,21 +1,25 @@
-package disk
+package fat
 
 import (
 	"bytes"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/kairos-buildkit/kairos/disk/filetree"
+	"github.com/kairos-buildkit/kairos/disk/internal/disktest"
 )
 
-func fatFiles() []File {
-	return append(manyFiles(60),
-		Bytes("EFI/BOOT/BOOTX64.EFI", content("uki", 5_000_000)),
-		Bytes("EFI/Linux/kairos-00000001-0123456789ab+3-0.efi", content("entry", 70_001)),
-		Bytes("EFI/Linux/kairos-00000002-0123456789ab+3-0.efi", content("other", 1)),
-		Bytes("empty", nil),
-		Bytes("loader/loader.conf", []byte("timeout 0\n")),
-		File{Path: "no/files", Mode: os.ModeDir},
+func fatFiles() []filetree.File {
+	return append(disktest.ManyFiles(60),
+		filetree.Bytes("EFI/BOOT/BOOTX64.EFI", disktest.Content("uki", 5_000_000)),
+		filetree.Bytes("EFI/Linux/kairos-00000001-0123456789ab+3-0.efi", disktest.Content("entry", 70_001)),
+		filetree.Bytes("EFI/Linux/kairos-00000002-0123456789ab+3-0.efi", disktest.Content("other", 1)),
+		filetree.Bytes("empty", nil),
+		filetree.Bytes("loader/loader.conf", []byte("timeout 0\n")),
+		filetree.File{Path: "no/files", Mode: os.ModeDir},
 	)
 }
 
@@ -30,38 +34,40 @@ func TestFAT(t *testing.T) {
 		"300 MiB": {300 << 20, "FAT32"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := FAT{Label: "COS_GRUB", Serial: 0x1234abcd, Size: c.size, Time: testTime, Files: fatFiles()}
-			writeImage := write
+			f := FileSystem{
+				Label: "COS_GRUB", Serial: 0x1234abcd, Size: c.size, Time: disktest.Time, Files: fatFiles(),
+			}
+			writeImage := disktest.Write
 			if c.size > 0 {
-				writeImage = writeSparse // seconds, where there are hundreds of megabytes of zeros
+				writeImage = disktest.WriteSparse // seconds, where there are hundreds of megabytes of zeros
 			}
 			img := writeImage(t, f.Image)
 			if info, _ := os.Stat(img); c.size > 0 && info.Size() != c.size {
 				t.Errorf("size %d, want %d", info.Size(), c.size)
 			}
-			out := tool(t, "fsck.vfat", "-n", "-v", img)
+			out := disktest.Tool(t, "fsck.vfat", "-n", "-v", img)
 			if strings.Contains(out, "differ") || strings.Contains(out, "wrong") ||
 				strings.Contains(out, "Free cluster") {
 				t.Error(out)
 			}
-			if out := tool(t, "blkid", "-p", img); !strings.Contains(out, `LABEL="COS_GRUB"`) ||
+			if out := disktest.Tool(t, "blkid", "-p", img); !strings.Contains(out, `LABEL="COS_GRUB"`) ||
 				!strings.Contains(out, `UUID="1234-ABCD"`) ||
 				!strings.Contains(out, `VERSION="`+c.kind+`"`) {
 				t.Error(out)
 			}
 			for _, f := range f.Files {
 				if f.Mode.IsDir() {
-					tool(t, "mdir", "-i", img, "::"+f.Path)
+					disktest.Tool(t, "mdir", "-i", img, "::"+f.Path)
 					continue
 				}
 				var want bytes.Buffer
 				r, _ := f.Open()
 				want.ReadFrom(r)
-				if got := tool(t, "mtype", "-i", img, "::"+f.Path); got != want.String() {
+				if got := disktest.Tool(t, "mtype", "-i", img, "::"+f.Path); got != want.String() {
 					t.Errorf("%s: got %d bytes, want %d", f.Path, len(got), want.Len())
 				}
 			}
-			if out := tool(t, "mdir", "-i", img, "::EFI/Linux"); !strings.Contains(out, "2024-02-29  12:34") {
+			if out := disktest.Tool(t, "mdir", "-i", img, "::EFI/Linux"); !strings.Contains(out, "2024-02-29  12:34") {
 				t.Error(out)
 			}
 		})
@@ -76,20 +82,21 @@ func TestFATSharesClustersWithTheFileBeside(t *testing.T) {
 	copy(blob[100*4096:], uki[3*4096:][:1000*4096])   // in one piece
 	copy(blob[1500*4096:], uki[1200*4096:][:50*4096]) // and another one
 	copy(blob[1600*4096:], uki[1220*4096:][:5*4096])  // of which a part is there twice
-	beside := Bytes("layer", blob)
-	f := FAT{Label: "COS_GRUB", Time: testTime, Beside: &beside, Files: []File{
-		Bytes(
+	beside := filetree.Bytes("layer", blob)
+	f := FileSystem{Label: "COS_GRUB", Time: disktest.Time, Beside: &beside, Files: []filetree.File{
+		filetree.Bytes(
 			"EFI/BOOT/BOOTX64.EFI",
 			uki,
-		), Bytes("copy", uki[3*4096:][:2*4096]), Bytes("empty", nil), Bytes("other", content("other", 10_000)),
+		), filetree.Bytes("copy", uki[3*4096:][:2*4096]), filetree.Bytes("empty", nil),
+		filetree.Bytes("other", disktest.Content("other", 10_000)),
 	}}
-	img := write(t, f.Image)
-	tool(t, "fsck.vfat", "-n", img)
+	img := disktest.Write(t, f.Image)
+	disktest.Tool(t, "fsck.vfat", "-n", img)
 	for _, f := range f.Files {
 		var want bytes.Buffer
 		r, _ := f.Open()
 		want.ReadFrom(r)
-		if got := tool(t, "mtype", "-i", img, "::"+f.Path); got != want.String() {
+		if got := disktest.Tool(t, "mtype", "-i", img, "::"+f.Path); got != want.String() {
 			t.Errorf("%s: got %d bytes, want %d", f.Path, len(got), want.Len())
 		}
 	}
@@ -123,7 +130,7 @@ func TestFATSharesClustersWithTheFileBeside(t *testing.T) {
 
 // The checks have to see damage, or they prove nothing.
 func TestFsckSeesABrokenFAT(t *testing.T) {
-	img := write(t, FAT{Label: "X", Time: testTime, Files: fatFiles()}.Image)
+	img := disktest.Write(t, FileSystem{Label: "X", Time: disktest.Time, Files: fatFiles()}.Image)
 	f, err := os.OpenFile(img, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -137,34 +144,26 @@ func TestFsckSeesABrokenFAT(t *testing.T) {
 	if _, err := f.WriteAt([]byte{0, 0, 0, 0}, firstFAT+10); err != nil { // cuts a file's chain
 		t.Fatal(err)
 	}
-	if err := command("fsck.vfat", "-n", img); err == nil {
+	if err := exec.Command("fsck.vfat", "-n", img).Run(); err == nil {
 		t.Error("fsck.vfat accepts a broken FAT")
 	}
 }
 
 func TestFATRefuses(t *testing.T) {
-	for name, f := range map[string]FAT{
-		"too small":       {Size: 32 << 20, Files: []File{Bytes("a", make([]byte, 33<<20))}},
+	for name, f := range map[string]FileSystem{
+		"too small":       {Size: 32 << 20, Files: []filetree.File{filetree.Bytes("a", make([]byte, 33<<20))}},
 		"odd size":        {Size: 32<<20 + 1},
 		"tiny":            {Size: 64 << 10},
-		"case only":       {Files: []File{Bytes("a", nil), Bytes("A", nil)}},
-		"bad character":   {Files: []File{Bytes("a:b", nil)}},
-		"dot at the end":  {Files: []File{Bytes("a.", nil)}},
-		"4 GiB":           {Files: []File{{Path: "a", Size: 1 << 32, Open: Bytes("", nil).Open}}},
+		"case only":       {Files: []filetree.File{filetree.Bytes("a", nil), filetree.Bytes("A", nil)}},
+		"bad character":   {Files: []filetree.File{filetree.Bytes("a:b", nil)}},
+		"dot at the end":  {Files: []filetree.File{filetree.Bytes("a.", nil)}},
+		"4 GiB":           {Files: []filetree.File{{Path: "a", Size: 1 << 32, Open: filetree.Bytes("", nil).Open}}},
 		"long label":      {Label: "TWELVE CHARS"},
-		"root overflows":  {Files: rootFiles(300)},
-		"file and folder": {Files: []File{Bytes("a", nil), Bytes("a/b", nil)}},
+		"root overflows":  {Files: disktest.RootFiles(300)},
+		"file and folder": {Files: []filetree.File{filetree.Bytes("a", nil), filetree.Bytes("a/b", nil)}},
 	} {
 		if _, err := f.Image(); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-}
-
-func rootFiles(n int) []File {
-	files := manyFiles(n)
-	for i := range files {
-		files[i].Path = strings.TrimPrefix(files[i].Path, "many/")
-	}
-	return files
 }

@@ -1,4 +1,5 @@
-package disk
+// Package filetree is what a file system is made from: files with their content, and the folders that they are in.
+package filetree
 
 import (
 	"bytes"
@@ -8,6 +9,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/kairos-buildkit/kairos/disk/sparse"
 )
 
 // File is one file or folder of a file system that is being made. Folders above it are made
@@ -31,45 +34,48 @@ func Bytes(name string, b []byte) File {
 	}}
 }
 
-func (f File) extent() extent { return extent{size: f.Size, name: f.Path, open: f.Open} }
+// Extent is the file's content, for a place in an image.
+func (f File) Extent() sparse.Extent { return sparse.Extent{Size: f.Size, Name: f.Path, Open: f.Open} }
 
-// node is a file or folder in its place.
-type node struct {
+// Node is a file or folder in its place.
+type Node struct {
 	File
-	name     string
-	parent   *node
-	children []*node // sorted by name
+	Name     string  // the last part of Path
+	Parent   *Node   // nil: it is the root
+	Children []*Node // sorted by name
 }
 
-func (n *node) dir() bool { return n.Mode.IsDir() }
+// IsDir says whether it is a folder.
+func (n *Node) IsDir() bool { return n.Mode.IsDir() }
 
-// path names the node in errors.
-func (n *node) path() string {
-	if n.parent == nil {
+// String names the node in errors.
+func (n *Node) String() string {
+	if n.Parent == nil {
 		return "/"
 	}
 	return n.Path
 }
 
-// subdirs counts the folders in a folder.
-func (n *node) subdirs() int {
+// Subdirs counts the folders in a folder.
+func (n *Node) Subdirs() int {
 	count := 0
-	for _, c := range n.children {
-		if c.dir() {
+	for _, c := range n.Children {
+		if c.IsDir() {
 			count++
 		}
 	}
 	return count
 }
 
-// tree puts files in their folders.
-func tree(files []File) (*node, error) {
-	root := &node{File: File{Path: ".", Mode: fs.ModeDir | 0o755}}
-	dirs := map[string]*node{".": root}
-	var mkdir func(name string) (*node, error)
-	mkdir = func(name string) (*node, error) {
+// New puts files in their folders, and returns the root. Names that are no relative paths in their plain form, that
+// are there twice or that are both a file and a folder are refused, and so is what is neither.
+func New(files []File) (*Node, error) {
+	root := &Node{File: File{Path: ".", Mode: fs.ModeDir | 0o755}}
+	dirs := map[string]*Node{".": root}
+	var mkdir func(name string) (*Node, error)
+	mkdir = func(name string) (*Node, error) {
 		if d, ok := dirs[name]; ok {
-			if !d.dir() {
+			if !d.IsDir() {
 				return nil, fmt.Errorf("%s is both a file and a folder", name)
 			}
 			return d, nil
@@ -78,8 +84,8 @@ func tree(files []File) (*node, error) {
 		if err != nil {
 			return nil, err
 		}
-		d := &node{File: File{Path: name, Mode: fs.ModeDir | 0o755}, name: path.Base(name), parent: parent}
-		parent.children = append(parent.children, d)
+		d := &Node{File: File{Path: name, Mode: fs.ModeDir | 0o755}, Name: path.Base(name), Parent: parent}
+		parent.Children = append(parent.Children, d)
 		dirs[name] = d
 		return d, nil
 	}
@@ -115,20 +121,20 @@ func tree(files []File) (*node, error) {
 		if f.Mode == 0 {
 			f.Mode = 0o644
 		}
-		n := &node{File: f, name: path.Base(f.Path), parent: parent}
+		n := &Node{File: f, Name: path.Base(f.Path), Parent: parent}
 		dirs[f.Path] = n
-		parent.children = append(parent.children, n)
+		parent.Children = append(parent.Children, n)
 	}
-	root.walk(func(n *node) {
-		slices.SortFunc(n.children, func(a, b *node) int { return strings.Compare(a.name, b.name) })
+	root.Walk(func(n *Node) {
+		slices.SortFunc(n.Children, func(a, b *Node) int { return strings.Compare(a.Name, b.Name) })
 	})
 	return root, nil
 }
 
-// walk calls f for n and all below it, folders before their content.
-func (n *node) walk(f func(*node)) {
+// Walk calls f for n and all below it, folders before their content.
+func (n *Node) Walk(f func(*Node)) {
 	f(n)
-	for _, c := range n.children {
-		c.walk(f)
+	for _, c := range n.Children {
+		c.Walk(f)
 	}
 }
