@@ -48,6 +48,7 @@ func Start(b layout.Boot, store, root string, starter layout.Starter, log *conso
 	if b.Deadline == 0 && !blesses {
 		return nil
 	}
+	pets := b.Deadline > 0 && starter != layout.BySystemd
 	fail := func(err error) error { return fmt.Errorf("start the guard: %w", err) }
 	run, err := os.Open("/" + layout.RunDir)
 	if err != nil {
@@ -73,7 +74,7 @@ func Start(b layout.Boot, store, root string, starter layout.Starter, log *conso
 		"/init",
 		[]string{
 			Name, strconv.Itoa(b.Deadline), b.Release,
-			strconv.FormatUint(device.Rdev, 10), strconv.FormatBool(blesses),
+			strconv.FormatUint(device.Rdev, 10), strconv.FormatBool(blesses), strconv.FormatBool(pets),
 		},
 		&syscall.ProcAttr{
 			Env:   []string{"GOMAXPROCS=1"},
@@ -125,7 +126,7 @@ func awaitInit(fd int) {
 
 // Run is the guard: it waits, and restarts the machine unless the release was blessed.
 func Run(args []string) {
-	if len(args) != 4 {
+	if len(args) != 5 {
 		os.Exit(2)
 	}
 	unix.CloseOnExec(runFD)
@@ -145,8 +146,14 @@ func Run(args []string) {
 	} else if blesses {
 		go blessing()
 	}
+	decided := func() bool { return marked(layout.RunHealthy) || marked(layout.RunBlessed) }
+	endPetting := func(ending) {}
+	if pets, _ := strconv.ParseBool(args[4]); pets {
+		endPetting = watchdog(settleTime(seconds), decided, log)
+	}
 	time.Sleep(time.Duration(seconds) * time.Second)
-	if marked(layout.RunHealthy) || marked(layout.RunBlessed) {
+	if decided() {
+		endPetting(disarmed)
 		os.Exit(0)
 	}
 	reason := fmt.Sprintf(
@@ -166,6 +173,7 @@ func Run(args []string) {
 	}
 	time.Sleep(stopTime(seconds))
 	log.Crit("the restart hangs: it is forced")
+	endPetting(counting)
 	report.Within(15*time.Second, func() error { unix.Sync(); return nil })
 	unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 }
