@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -181,4 +182,65 @@ func TestConfigOfAnotherProgram(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "its content is another one") {
 		t.Error(err)
 	}
+}
+
+// Index, manifest and config of an OCI layout are what their descriptors say, in a folder and in an archive.
+func TestMetadataIsWhatItsDescriptorSays(t *testing.T) {
+	changes := map[string]struct{ from, to string }{ // what is valid, too, and as long
+		"index":    {`"architecture":"amd64"`, `"architecture":"arm64"`},
+		"manifest": {`"schemaVersion":2`, `"schemaVersion":3`},
+		"config":   {`"arch":"amd64"`, `"arch":"amd65"`},
+	}
+	for _, what := range []string{"sound", "index", "manifest", "config"} {
+		dir := writeLayout(t, "latest")
+		want := ""
+		if change, ok := changes[what]; ok {
+			d := metadataOf(t, testIndex(t), what)
+			file := filepath.Join(dir, "blobs", "sha256", d.Hex)
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			damaged := bytes.Replace(b, []byte(change.from), []byte(change.to), 1)
+			if bytes.Equal(damaged, b) {
+				t.Fatalf("%s has no %s", what, change.from)
+			}
+			if err := os.WriteFile(file, damaged, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			want = "blob " + d.String() + ": its content is another one"
+		}
+		packed := tarFolder(t, dir)
+		for _, ref := range []string{"oci-layout:" + dir, "oci-archive:" + packed, "docker-archive:" + packed} {
+			img, err := openString(t.Context(), ref, Options{Platform: "linux/amd64"})
+			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+				t.Errorf("%s in %s: %v, want %q", what, ref, err, want)
+			}
+			if err == nil {
+				_ = img.Close()
+			}
+		}
+	}
+}
+
+// metadataOf is the digest of an index, or of the manifest or the config of its first image.
+func metadataOf(t *testing.T, index v1.ImageIndex, what string) v1.Hash {
+	t.Helper()
+	d, err := index.Digest()
+	if err == nil && what != "index" {
+		var list *v1.IndexManifest
+		if list, err = index.IndexManifest(); err == nil {
+			d = list.Manifests[0].Digest
+		}
+	}
+	if err == nil && what == "config" {
+		var img v1.Image
+		if img, err = index.Image(d); err == nil {
+			d, err = img.ConfigName()
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
