@@ -20,7 +20,6 @@ import (
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/store"
 	"github.com/kairos-buildkit/kairos/uki"
-	"github.com/kairos-buildkit/kairos/verity"
 )
 
 // What is read of an image into memory is bounded, in bytes.
@@ -243,19 +242,11 @@ func (p *prepared) addBlob(ctx context.Context, i int) error {
 // openTree merges the blobs' trees. Each block is checked against its root hash when it is read: what boots comes from
 // here, and a disk may fail after the cache has looked at a blob.
 func (p *prepared) openTree() error {
-	p.trees = nil
-	for _, b := range p.blobs {
-		data, err := verity.NewReader(b, b.Layer.Size, b.RootHash)
-		if err != nil {
-			return fmt.Errorf("layer %s: %w", b.DiffID, err)
-		}
-		tree, err := erofs.Open(data)
-		if err != nil {
-			return fmt.Errorf("layer %s: %w", b.DiffID, err)
-		}
-		p.trees = append(p.trees, tree)
+	tree, err := store.MergedTree(p.blobs)
+	if err != nil {
+		return err
 	}
-	p.root = erofs.Overlay(p.trees...)
+	p.trees, p.root = tree.Layers(), tree
 	return nil
 }
 

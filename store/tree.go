@@ -20,34 +20,50 @@ import (
 // block is checked against the root hashes when it is read, as the kernel would do it.
 type Tree struct {
 	fs.FS
-	trees []fs.FS // of the layers
-	files []io.Closer
+	trees []fs.FS     // of the layers
+	files []io.Closer // to close with it
 }
 
-// Tree opens the merged tree of layers, the lowest first, as overlayfs would show it.
-func (s *Store) Tree(layers []layout.Layer) (_ *Tree, err error) {
+// MergedTree is the merged tree of blobs, the lowest first, as overlayfs would show it. They may be of several stores.
+// They stay the caller's to close, when the tree is not used any more.
+func MergedTree(blobs []*Blob) (*Tree, error) {
 	t := &Tree{}
+	for _, b := range blobs {
+		data, err := verity.NewReader(b, b.Layer.Size, b.RootHash)
+		if err != nil {
+			return nil, fmt.Errorf("layer %s: %w", b.DiffID, err)
+		}
+		tree, err := erofs.Open(data)
+		if err != nil {
+			return nil, fmt.Errorf("layer %s: %w", b.DiffID, err)
+		}
+		t.trees = append(t.trees, tree)
+	}
+	t.FS = erofs.Overlay(t.trees...)
+	return t, nil
+}
+
+// Tree opens the merged tree of layers of the store, the lowest first.
+func (s *Store) Tree(layers []layout.Layer) (_ *Tree, err error) {
+	var blobs []*Blob
+	var files []io.Closer
 	defer func() {
 		if err != nil {
-			t.Close()
+			err = errors.Join(err, closeAll(files))
 		}
 	}()
-	lowest := make([]fs.FS, len(layers))
-	for i, layer := range layers {
+	for _, layer := range layers {
 		f, err := s.OpenBlob(layer.DiffID)
 		if err != nil {
 			return nil, err
 		}
-		t.files = append(t.files, f)
-		data, err := verity.NewReader(f, layer.Size, layer.RootHash)
-		if err != nil {
-			return nil, fmt.Errorf("layer %s: %w", layer.DiffID, err)
-		}
-		if lowest[i], err = erofs.Open(data); err != nil {
-			return nil, fmt.Errorf("layer %s: %w", layer.DiffID, err)
-		}
+		blobs, files = append(blobs, &Blob{Layer: layer, ReaderAt: f, Closer: f}), append(files, f)
 	}
-	t.FS, t.trees = erofs.Overlay(lowest...), lowest
+	t, err := MergedTree(blobs)
+	if err != nil {
+		return nil, err
+	}
+	t.files = files
 	return t, nil
 }
 
@@ -90,10 +106,12 @@ func (s *Store) Compression(layer layout.Layer) (erofs.Compression, error) {
 	return tree.Compression(), nil
 }
 
-// Close closes the blobs.
-func (t *Tree) Close() error {
+// Close closes the blobs that are the tree's.
+func (t *Tree) Close() error { return closeAll(t.files) }
+
+func closeAll(files []io.Closer) error {
 	var errs []error
-	for _, f := range t.files {
+	for _, f := range files {
 		errs = append(errs, f.Close())
 	}
 	return errors.Join(errs...)
