@@ -14,6 +14,7 @@
 package exporter
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"os"
@@ -25,6 +26,7 @@ import (
 	"github.com/kairos-buildkit/kairos/image"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/store"
+	"github.com/kairos-buildkit/kairos/trust"
 )
 
 // Options says how to export. The zero value works.
@@ -56,6 +58,12 @@ type Options struct {
 	// Known returns the blob of a layer in a format, where it is somewhere already: then the layer is not
 	// converted, and what is read of the blob is compared with its root hash. nil is none.
 	Known func(layout.Digest, layout.Format) *image.Blob
+
+	// Signatures returns the signatures of the release that the image becomes, where the image trusts some keys: the
+	// content of [layout.ReleaseSignaturesPath], nil where there are none. It is not asked for a medium's release,
+	// which has its own.
+	Signatures func(context.Context, trust.Anchor, layout.Release) ([]byte, error)
+	unsigned   bool // the release is only described
 
 	// Progress is called when a step begins, and what it returns when it ends.
 	Progress func(step string) func(error) error

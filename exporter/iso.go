@@ -177,6 +177,9 @@ func (p *prepared) storeFiles() ([]filetree.File, error) {
 		return nil, err
 	}
 	files := []filetree.File{filetree.Bytes(layout.ReleasePath(release.ID()), b)}
+	if len(release.Signatures) > 0 {
+		files = append(files, filetree.Bytes(layout.ReleaseSignaturesPath(release.ID()), release.Signatures))
+	}
 	seen := map[layout.Digest]bool{}
 	for _, blob := range p.blobs {
 		if seen[blob.DiffID] {

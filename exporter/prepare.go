@@ -40,8 +40,9 @@ type prepared struct {
 	maxContent  int64
 	budget      *erofs.Budget // of that, for the layers that are converted
 	boot        boot.Files
-	uki         layout.Digest // Authenticode digest of the UKI that the image's own labels give
-	temporary   string        // folder of the cache, where it is to be removed
+	uki         layout.Digest   // Authenticode digest of the UKI that the image's own labels give
+	signed      *layout.Release // what the image's keys have signed; nil where it has none
+	temporary   string          // folder of the cache, where it is to be removed
 }
 
 // prepare converts the image's layers and finds or makes its boot files.
@@ -88,6 +89,9 @@ func prepare(ctx context.Context, img image.Image, o Options) (_ *prepared, err 
 		}
 	}
 	if err := p.bootFiles(); err != nil {
+		return nil, err
+	}
+	if err := p.seal(ctx); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -333,9 +337,15 @@ func (p *prepared) cmdline() (layout.Cmdline, error) {
 
 // release describes the image as a release.
 func (p *prepared) release() layout.Release {
+	if p.signed != nil {
+		return *p.signed
+	}
 	if p.Made != nil {
 		r := *p.Made
-		r.Image, r.Manifest = "", "" // as below
+		r.Image = "" // as below
+		if len(r.Signatures) == 0 {
+			r.Manifest = "" // as below
+		}
 		return r
 	}
 	r := p.described()

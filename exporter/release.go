@@ -24,7 +24,7 @@ func (r *Release) Close() error { return r.p.Close() }
 // MakeRelease makes the release of an image that is in a registry: the one that is published beside it. The image
 // must have its boot layer, since one that gets it here is another image.
 func MakeRelease(ctx context.Context, img image.Image, o Options) (*Release, error) {
-	o.BootLayers = nil
+	o.BootLayers, o.unsigned = nil, true
 	p, err := prepare(ctx, img, o)
 	if err != nil {
 		return nil, fmt.Errorf("release of image %s: %w", img.Name(), err)

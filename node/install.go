@@ -313,6 +313,9 @@ func storeFiles(from *store.Store, r layout.Release) ([]filetree.File, func() er
 		return nil, nil, err
 	}
 	files := []filetree.File{filetree.Bytes(layout.ReleasePath(r.ID()), b)}
+	if len(r.Signatures) > 0 {
+		files = append(files, filetree.Bytes(layout.ReleaseSignaturesPath(r.ID()), r.Signatures))
+	}
 	var open []io.Closer
 	done := func() error {
 		var errs []error

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -57,7 +58,17 @@ func (s *Store) AddRelease(r layout.Release) error {
 	if err := s.CheckID(r.Config); err != nil {
 		return err
 	}
-	// The record comes last: it is what makes the release one.
+	if len(r.Signatures) > layout.MaxSignaturesSize {
+		return fmt.Errorf("release %s: its signatures have %d bytes, more than %d", r.ID(), len(r.Signatures),
+			layout.MaxSignaturesSize)
+	}
+	// The record comes last: it is what makes the release one. Signatures that are there and are not given again stay:
+	// of another record they are worth nothing.
+	if len(r.Signatures) > 0 {
+		if err := s.replace(layout.ReleaseSignaturesPath(r.ID()), r.Signatures); err != nil {
+			return fmt.Errorf("release %s: %w", r.ID(), err)
+		}
+	}
 	if !r.V1 && r.Image != "" {
 		origin, err := layout.MarshalOrigin(r.Image)
 		if err != nil {
@@ -101,6 +112,9 @@ func (s *Store) Release(id string) (layout.Release, error) {
 	if r.ID() != id {
 		return layout.Release{}, fmt.Errorf("release %s is damaged: it says that it is %s", id, r.ID())
 	}
+	if r.Signatures, err = readSignatures(s.path(layout.ReleaseSignaturesPath(id))); err != nil {
+		return layout.Release{}, fmt.Errorf("release %s: %w", id, err)
+	}
 	if !r.V1 {
 		// It is for people and for repair: a release boots without it.
 		if b, err := os.ReadFile(s.path(layout.ReleaseOriginPath(id))); err == nil {
@@ -108,6 +122,24 @@ func (s *Store) Release(id string) (layout.Release, error) {
 		}
 	}
 	return r, nil
+}
+
+// readSignatures reads a release's signatures: nil where there are none. Whether they are any good, package trust
+// says; a file that is too large is none.
+func readSignatures(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, layout.MaxSignaturesSize+1))
+	if len(b) > layout.MaxSignaturesSize {
+		b = nil
+	}
+	return b, err
 }
 
 // Found is one release that [Store.Releases] came across.
@@ -147,7 +179,9 @@ func (s *Store) removeRelease(id string) error {
 		return fmt.Errorf("release %q: not %d hex digits", id, layout.IDLength)
 	}
 	path := s.path(layout.ReleasePath(id))
-	for _, name := range []string{path, s.path(layout.ReleaseOriginPath(id))} {
+	for _, name := range []string{
+		path, s.path(layout.ReleaseSignaturesPath(id)), s.path(layout.ReleaseOriginPath(id)),
+	} {
 		if err := s.fs.Remove(name); err != nil {
 			return fmt.Errorf("release %s: %w", id, err)
 		}

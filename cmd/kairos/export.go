@@ -22,6 +22,7 @@ import (
 type exportOptions struct {
 	output, cloudConfig, cache, metadataFile string
 	source                                   source.Options
+	signatures                               signatureOptions
 }
 
 func newExportCommand(s streams) *cobra.Command {
@@ -32,6 +33,9 @@ func newExportCommand(s streams) *cobra.Command {
 		Long: `Puts an image on a bootable medium, without a build. The image is one that was built with
 "# syntax=kairos", or is derived from one in any way; or any other image with a kernel and an init;
 or the release on another medium. The cloud-config of that one is not taken over.
+
+An image that trusts keys (/usr/lib/kairos/trust.d) needs their signatures: those beside it in its registry
+("kairos release --sign-key", "kairos sign"), those of --signature, or made here with --sign-key.
 
 IMAGE is one of
 ` + source.Help + `Registries are reached as /etc/containerd/certs.d says, with the credentials of the Docker config.`,
@@ -55,6 +59,7 @@ IMAGE is one of
 	f.StringVar(&o.metadataFile, "metadata-file", "", "write digests and sizes of the result to this file, as JSON")
 	f.StringVar(&o.cache, "cache", "", "folder that keeps converted layers (default the builder's)")
 	addSourceFlags(f, &o.source)
+	o.signatures.flags(f)
 	return c
 }
 
@@ -104,6 +109,9 @@ func (o *exportOptions) run(ctx context.Context, name string, s streams) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, img.Close()) }()
+	if m.Signatures, err = o.signatures.source(img, s); err != nil {
+		return err
+	}
 
 	to := &pendingFile{w: s.out, dest: "standard output"}
 	if out.dest != "-" {

@@ -208,6 +208,9 @@ func readRelease(files fs.FS, id string) (Release, error) {
 	if r.ID() != id {
 		return Release{}, fmt.Errorf("it says that it is %s", r.ID())
 	}
+	if b, err := bounded.ReadFile(files, layout.ReleaseSignaturesPath(id), layout.MaxSignaturesSize); err == nil {
+		r.Signatures = b
+	}
 	if !r.V1 { // where it was taken from is beside it, and may be missing
 		if b, err := bounded.ReadFile(files, layout.ReleaseOriginPath(id), layout.MaxReleaseSize); err == nil {
 			r.Image, _ = layout.ParseOrigin(b)
