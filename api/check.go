@@ -1,5 +1,10 @@
 package api
 
+import (
+	"maps"
+	"slices"
+)
+
 // Outcomes of a check of an upgrade.
 const (
 	OutcomeNothing = "nothing to do"
@@ -49,4 +54,17 @@ type Difference struct {
 	Name   string `json:"name"`
 	Before string `json:"before,omitempty"`
 	After  string `json:"after,omitempty"`
+}
+
+// Differences lists what differs between two maps, by name.
+func Differences[M ~map[string]string](before, after M) (all []Difference) {
+	names := map[string]string{}
+	maps.Copy(names, before)
+	maps.Copy(names, after)
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if before[name] != after[name] {
+			all = append(all, Difference{Name: name, Before: before[name], After: after[name]})
+		}
+	}
+	return all
 }

@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 
 	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/image"
+	"github.com/kairos-buildkit/kairos/image/packages"
 	"github.com/kairos-buildkit/kairos/image/source"
 	"github.com/kairos-buildkit/kairos/layout"
-	"github.com/kairos-buildkit/kairos/node/packages"
 	"github.com/kairos-buildkit/kairos/store"
 )
 
@@ -301,20 +300,11 @@ func readTar(ctx context.Context, l image.Layer, search *packages.Search) error 
 	return err
 }
 
-// differences lists what differs between two maps, by name.
-func differences[M ~map[string]string](before, after M) (all []api.Difference) {
-	names := maps.Clone(before)
-	if names == nil {
-		names = M{}
-	}
-	maps.Copy(names, after)
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		if before[name] != after[name] {
-			all = append(
-				all,
-				api.Difference{Name: printable(name), Before: printable(before[name]), After: printable(after[name])},
-			)
-		}
+// differences lists what differs between two maps, by name, as a terminal may show it.
+func differences[M ~map[string]string](before, after M) []api.Difference {
+	all := api.Differences(before, after)
+	for i, d := range all {
+		all[i] = api.Difference{Name: printable(d.Name), Before: printable(d.Before), After: printable(d.After)}
 	}
 	return all
 }

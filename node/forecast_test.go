@@ -8,7 +8,10 @@ import (
 	"testing"
 
 	"github.com/kairos-buildkit/kairos/api"
+	"github.com/kairos-buildkit/kairos/image"
 	"github.com/kairos-buildkit/kairos/image/source"
+	"github.com/kairos-buildkit/kairos/release"
+	"github.com/kairos-buildkit/kairos/release/diff"
 )
 
 // What a check says that an upgrade would fetch is what the upgrade then says that it has fetched, and the registry's
@@ -82,6 +85,12 @@ func TestCheckIsWhatAnUpgradeFetches(t *testing.T) {
 			if name != "whole layers" && given != r.Fetched {
 				t.Errorf("the registry has given %d bytes of the blobs, and %d were counted", given, r.Fetched)
 			}
+			if name == "by blocks" {
+				said := diffCost(t, first, a, src, art)
+				if said.Fetch != r.Fetched || said.Reuse != r.Reused || said.Requests != r.Requests {
+					t.Errorf("kairos diff %+v, upgrade %+v", said, r.Transfer)
+				}
+			}
 			s := m.State
 			if c.recovery {
 				s = m.Recovery
@@ -93,4 +102,32 @@ func TestCheckIsWhatAnUpgradeFetches(t *testing.T) {
 			}
 		})
 	}
+}
+
+// diffCost compares an image that a machine has with one that has a release beside it.
+func diffCost(t *testing.T, m *Machine, a testImage, src source.Ref, art release.Artifact) api.Diff {
+	t.Helper()
+	r, err := m.State.Release(a.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := diff.Side{Source: "A", Image: image.Image{ConfigDigest: r.Config}}
+	for _, l := range r.Layers {
+		f, err := m.State.OpenBlob(l.DiffID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		have.Blobs = append(have.Blobs, image.Blob{Layer: l, ReaderAt: f})
+	}
+	img, err := source.Open(t.Context(), src, source.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := diff.Side{Source: "B", Image: img.Image, Blobs: art.Remote(t.Context(), img.Repository)}
+	d, err := diff.Compare(t.Context(), have, b, diff.Options{})
+	if err != nil || len(d.Files) == 0 || d.WholeLayers != "" {
+		t.Errorf("%+v, %v", d, err)
+	}
+	return d
 }

@@ -3,12 +3,9 @@ package release
 import (
 	"context"
 	"encoding/json"
-	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/containerd/containerd/v2/core/images"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -22,7 +19,7 @@ type Listed interface {
 	Repository
 	Tags(ctx context.Context) ([]string, error)
 	Resolve(ctx context.Context, tag string) (ocispec.Descriptor, error)
-	Range(ctx context.Context, desc ocispec.Descriptor, off, n int64) (io.ReadCloser, error)
+	Ranged
 }
 
 // Known are the blobs of the releases that a repository has.
@@ -106,7 +103,7 @@ func (k *Known) Blob(ctx context.Context, from Listed, diffID layout.Digest, f l
 	if !ok {
 		return nil
 	}
-	r := &remote{ctx: ctx, from: from, desc: b.desc}
+	r := &remote{ctx: ctx, from: from, desc: b.desc, kept: &pieces{}}
 	if _, err := r.ReadAt(make([]byte, 1), 0); err != nil {
 		return nil // a registry without ranges, or the blob is gone
 	}
@@ -143,63 +140,4 @@ func number(s string) (n uint64, rest string) {
 	}
 	n, _ = strconv.ParseUint(s[:i], 10, 64)
 	return n, s[i:]
-}
-
-// remote reads a blob in a registry, in pieces that it keeps.
-type remote struct {
-	ctx  context.Context //nolint:containedctx // io.ReaderAt has none, and it lives as long as one call
-	from Listed
-	desc ocispec.Descriptor
-
-	mu     sync.Mutex
-	pieces map[int64][]byte
-}
-
-// A piece is one request's; so many are kept. What is read of a layer that is not converted are directories and boot
-// files.
-const (
-	pieceSize = 256 << 10
-	maxPieces = 256
-)
-
-func (r *remote) ReadAt(p []byte, off int64) (done int, err error) {
-	for done < len(p) {
-		at := (off + int64(done)) / pieceSize * pieceSize
-		piece, err := r.piece(at)
-		if err != nil {
-			return done, err
-		}
-		n := copy(p[done:], piece[min(off+int64(done)-at, int64(len(piece))):])
-		if n == 0 {
-			return done, io.EOF
-		}
-		done += n
-	}
-	return done, nil
-}
-
-func (r *remote) piece(at int64) ([]byte, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if p := r.pieces[at]; p != nil {
-		return p, nil
-	}
-	n := min(pieceSize, r.desc.Size-at)
-	if n <= 0 {
-		return nil, io.EOF
-	}
-	body, err := r.from.Range(r.ctx, r.desc, at, n)
-	if err != nil {
-		return nil, err
-	}
-	defer body.Close()
-	p := make([]byte, n)
-	if _, err := io.ReadFull(body, p); err != nil {
-		return nil, fmt.Errorf("blob %s: %w", r.desc.Digest, err)
-	}
-	if r.pieces == nil || len(r.pieces) >= maxPieces {
-		r.pieces = map[int64][]byte{}
-	}
-	r.pieces[at] = p
-	return p, nil
 }
