@@ -148,7 +148,7 @@ func kubernetesKey(name, what string) *Key {
 		key(
 			"args",
 			tLines,
-			"Further arguments.",
+			"Further arguments. All users of the node can see them: a token belongs into env.",
 		).secret().differs("a change after the installation takes effect at the next boot"),
 		key("env", tEnv, "Variables of the service.").secret(),
 		key("replace_args", tBool, "Whether args are all arguments."),

@@ -6,7 +6,8 @@ import (
 )
 
 const (
-	// RunProblems is a JSON file: what of the node's cloud-config did not take effect in this boot, see [Problem].
+	// RunProblems is a JSON file for root alone: what of the node's cloud-config did not take effect in this boot, see
+	// [Problem].
 	RunProblems = RunDir + "/config-problems.json"
 	// maxProblems is the most that the file lists.
 	maxProblems = 200
@@ -21,6 +22,9 @@ type Problem struct {
 	Message string `json:"message"`
 	// Stage is the stage that failed, "" for what is no stage's.
 	Stage string `json:"stage,omitempty"`
+	// Output is the end of what a program of the config printed, at most 2,000 bytes. It may be a secret: who shows a
+	// problem to others than root leaves it out.
+	Output string `json:"output,omitempty"`
 }
 
 func (p Problem) String() string {
@@ -32,6 +36,14 @@ func (p Problem) String() string {
 		s = p.Where + ": " + s
 	}
 	return s
+}
+
+// WithOutput is String with what the program printed, for root.
+func (p Problem) WithOutput() string {
+	if p.Output == "" {
+		return p.String()
+	}
+	return p.String() + ": " + p.Output
 }
 
 // ParseProblems reads RunProblems.

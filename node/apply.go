@@ -49,7 +49,11 @@ func applyConfig(root string, boot layout.Boot, problems []*config.File, set fun
 			defer done()
 			s.Persistent = files
 		}
-		return s.Apply(ctx, c)
+		problems, err := s.Apply(ctx, c)
+		for i := range problems {
+			problems[i].Output = "" // the error goes to the console and to the kernel's log, which users read
+		}
+		return problems, err
 	})
 }
 
@@ -136,7 +140,7 @@ func provisioned(root string, do func(*provision.System, *config.Config) ([]layo
 	problems, err := do(s, NodeConfig(root, boot))
 	errs := []error{err}
 	for _, p := range problems {
-		errs = append(errs, errors.New(p.String()))
+		errs = append(errs, errors.New(p.WithOutput()))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("cloud-config: what is right took effect, this did not:\n%w", err)
@@ -188,8 +192,9 @@ func problemsIn(root, name string) []layout.Problem {
 // statusProblems are the problems as status has them.
 func (m *Machine) statusProblems() (out []api.ConfigProblem) {
 	for _, p := range configProblems(m.Root) {
+		message := layout.Problem{Message: p.Message, Output: p.Output}.WithOutput()
 		out = append(out, api.ConfigProblem{
-			Where: printable(p.Where), Path: printable(p.Path), Message: printable(p.Message), Stage: p.Stage,
+			Where: printable(p.Where), Path: printable(p.Path), Message: printable(message), Stage: p.Stage,
 		})
 	}
 	return out

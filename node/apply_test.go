@@ -84,6 +84,25 @@ func TestConfigTakesEffect(t *testing.T) {
 	}
 }
 
+// What a program of the config prints may be a secret: root sees it in status, and the login prompt does not show it.
+func TestOutputOfStagesIsForRoot(t *testing.T) {
+	root := fakeRoot(t, layout.RoleSystem, "stages: {initramfs: [{commands: ['echo s3cret; exit 3']}]}\n")
+	if err := ApplyConfig(root); err == nil || strings.Contains(err.Error(), "s3cret") {
+		t.Errorf("the console is told: %v", err)
+	}
+	m := &Machine{Root: root, Boot: layout.Boot{Role: layout.RoleSystem}}
+	if p := m.statusProblems(); len(p) != 1 || p[0].Message != "commands[0]: exit status 3: s3cret" {
+		t.Errorf("status has %+v", p)
+	}
+	if err := m.Banner(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(root, "run/motd.d/kairos"))
+	if err != nil || strings.Contains(string(b), "s3cret") || !strings.Contains(string(b), "exit status 3") {
+		t.Errorf("banner %q, %v", b, err)
+	}
+}
+
 // A stage that fails makes a release unhealthy where the config says so.
 func TestStrictStages(t *testing.T) {
 	for text, want := range map[string]bool{

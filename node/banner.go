@@ -26,12 +26,13 @@ func (m *Machine) Banner() error {
 	for _, p := range s.Problems {
 		fmt.Fprintf(&b, "Problem: %s\n", firstLine(p))
 	}
-	if n := len(s.ConfigProblems); n > 0 {
+	// Everybody reads it: what a program printed is for root.
+	if problems := configProblems(m.Root); len(problems) > 0 {
 		fmt.Fprintf(
 			&b,
 			"Problems with the cloud-config: %d, the first: %s\nSee `kairos-apply status`.\n",
-			n,
-			firstLine(s.ConfigProblems[0].Message),
+			len(problems),
+			firstLine(printable(problems[0].Message)),
 		)
 	}
 	for _, f := range s.Failed {

@@ -75,8 +75,8 @@ func (h *hooks) run(ctx context.Context, stages []string) (failed, err error) {
 	}
 	var errs []error
 	for _, p := range problems {
-		h.progress.note("cloud-config: " + p.String())
-		errs = append(errs, errors.New(p.String()))
+		h.progress.note("cloud-config: " + p.WithOutput())
+		errs = append(errs, errors.New(p.WithOutput()))
 	}
 	return errors.Join(errs...), nil
 }

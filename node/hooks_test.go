@@ -105,7 +105,7 @@ func TestHookThatFails(t *testing.T) {
 		t.Errorf("notes %q", notes)
 	}
 	problems := configProblems(m.Root)
-	if len(problems) != 2 || !strings.Contains(problems[1].Message, "no room") {
+	if len(problems) != 2 || !strings.Contains(problems[1].Output, "no room") {
 		t.Errorf("status shows %v", problems)
 	}
 	// It says nothing about the health of the release that runs.

@@ -26,7 +26,8 @@ func (s *System) announce(c *config.Config) error {
 		}
 	}
 	for _, stage := range []string{"boot", "network", "reconcile"} {
-		if len(Steps(c, stage)) == 0 && (stage != "network" || !s.exists(layout.RunKeys) && !s.Metadata) {
+		online := stage == "network" && (s.exists(layout.RunKeys) || stagesFetch(c, "boot") || s.Metadata)
+		if len(Steps(c, stage)) == 0 && !online {
 			continue
 		}
 		if err := s.write(layout.RunStages+"/"+stage, nil, 0o644); err != nil {

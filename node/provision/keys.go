@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kairos-buildkit/kairos/config"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/node/provision/accounts"
 )
@@ -46,20 +47,78 @@ func keyFile(k string) string {
 	return layout.FetchedKeys + "/" + strings.ReplaceAll(strings.TrimSpace(k), ":", "-")
 }
 
-// FetchKeys fetches the public keys that the config names, and allows them. What was fetched is kept on PERSISTENT, so
-// that the next boot needs no network for it. The caller tries again after an error; status shows meanwhile what is
-// missing.
-func (s *System) FetchKeys(ctx context.Context) error {
+// remoteKeys are the keys to fetch, by the users' names.
+func (s *System) remoteKeys() (remote map[string][]string, err error) {
 	b, err := s.root.ReadFile(layout.RunKeys, 1<<20)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
-	var remote map[string][]string
 	if err == nil {
 		err = json.Unmarshal(b, &remote)
 	}
 	if err != nil {
-		return fmt.Errorf("keys to fetch: %w", err)
+		return nil, fmt.Errorf("keys to fetch: %w", err)
+	}
+	return remote, nil
+}
+
+// noteRemote adds to the keys to fetch.
+func (s *System) noteRemote(more map[string][]string) error {
+	if len(more) == 0 {
+		return nil
+	}
+	s.remote = true
+	remote, err := s.remoteKeys()
+	if err != nil {
+		return err
+	}
+	if remote == nil {
+		remote = map[string][]string{}
+	}
+	for user, keys := range more {
+		for _, k := range keys {
+			if !slices.Contains(remote[user], k) {
+				remote[user] = append(remote[user], k)
+			}
+		}
+	}
+	b, err := json.Marshal(remote)
+	if err != nil {
+		return err
+	}
+	return s.write(layout.RunKeys, b, 0o600)
+}
+
+// stagesFetch says whether a step of a stage has keys to fetch.
+func stagesFetch(c *config.Config, stage string) bool {
+	for _, step := range Steps(c, stage) {
+		lists := []*config.Value{step.Value.Key("authorized_keys")}
+		for _, name := range step.Value.Key("users").Keys() {
+			lists = append(lists, step.Value.Key("users").Key(name))
+		}
+		for _, l := range lists {
+			for _, key := range l.Keys() {
+				if slices.ContainsFunc(l.Key(key).Strings(), isRemote) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+func isRemote(k string) bool {
+	_, _, ok := remoteKey(k)
+	return ok
+}
+
+// FetchKeys fetches the public keys that the config names, and allows them. What was fetched is kept on PERSISTENT, so
+// that the next boot needs no network for it. The caller tries again after an error; status shows meanwhile what is
+// missing.
+func (s *System) FetchKeys(ctx context.Context) error {
+	remote, err := s.remoteKeys()
+	if err != nil || remote == nil {
+		return err
 	}
 	var errs []error
 	for _, user := range slices.Sorted(maps.Keys(remote)) {
@@ -89,7 +148,7 @@ func (s *System) noteMissing(errs []error) error {
 			Path: "ssh_authorized_keys", Message: "not fetched yet, tried again: " + err.Error(),
 		})
 	}
-	return s.write(layout.RunKeysMissing, layout.MarshalProblems(missing), 0o644)
+	return s.write(layout.RunKeysMissing, layout.MarshalProblems(missing), 0o600)
 }
 
 func (s *System) fetchKeys(ctx context.Context, k string) ([]string, error) {

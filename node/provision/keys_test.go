@@ -66,6 +66,51 @@ func TestFetchKeys(t *testing.T) {
 	}
 }
 
+// A stage's keys come by an account's name, too, also those of a stage that runs when the system is up.
+func TestFetchKeysOfStages(t *testing.T) {
+	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFakeFakeFakeFakeFakeFakeFakeFakeFakeFakeFake"
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Write([]byte(key + " " + r.URL.Path + "\n"))
+	}))
+	defer server.Close()
+	trust(t, server)
+	s, dir := newSystem(t, layout.RoleSystem, map[string]string{
+		Settings[1:]: "KAIROS_GITHUB_URL=" + server.URL + "\n",
+	})
+	c := parse("users: [" + userYAML() + "]\n" +
+		"stages: {boot: [{if: 'false', authorized_keys: {kairos: ['github:no']}}," +
+		"{authorized_keys: {kairos: ['github:a']}}, {users: {kairos: {ssh_authorized_keys: ['github:b']}}}]}\n")
+	for boot := range 2 {
+		if problems := apply(t, s, c); problems != "" {
+			t.Fatal(problems)
+		}
+		if boot == 0 && s.exists(layout.RunKeys) {
+			t.Error("keys of a step that has not run")
+		}
+		if _, err := os.Stat(filepath.Join(dir, layout.RunStages, "network")); err != nil {
+			t.Errorf("nobody is going to fetch them: %v", err)
+		}
+		if problems, err := s.RunStage(t.Context(), c, "boot"); err != nil || len(problems) > 0 {
+			t.Fatal(problems, err)
+		}
+		if err := s.FetchKeys(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		want := key + " /a.keys\n" + key + " /b.keys\n"
+		if got := get(t, dir, "home/kairos/.ssh/authorized_keys"); got != want {
+			t.Errorf("boot %d: %q", boot, got)
+		}
+	}
+	// One that runs later fetches them itself.
+	c = parse("stages: {reconcile: [{authorized_keys: {kairos: ['github:c']}}]}\n")
+	if problems, err := s.RunStage(t.Context(), c, "reconcile"); err != nil || len(problems) > 0 {
+		t.Fatal(problems, err)
+	}
+	if got := get(t, dir, "home/kairos/.ssh/authorized_keys"); !strings.Contains(got, "/c.keys") {
+		t.Errorf("reconcile: %q", got)
+	}
+}
+
 // trust has the test's requests trust a server.
 func trust(t *testing.T, server *httptest.Server) {
 	before := http.DefaultTransport

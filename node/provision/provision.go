@@ -35,6 +35,7 @@ type System struct {
 	// Metadata says that the cloud's metadata service is to be asked when the network is up.
 	Metadata bool
 
+	remote   bool // there are more keys to fetch
 	problems []layout.Problem
 	vars     map[string]any // of templates; nil: not read yet
 }
@@ -133,7 +134,7 @@ func (s *System) writeProblems(add bool) error {
 			return err
 		}
 	}
-	if err := s.write(layout.RunProblems, layout.MarshalProblems(all), 0o644); err != nil {
+	if err := s.write(layout.RunProblems, layout.MarshalProblems(all), 0o600); err != nil {
 		return fmt.Errorf("note the cloud-config's problems: %w", err)
 	}
 	return nil

@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -14,6 +15,12 @@ import (
 func (s *System) RunStage(ctx context.Context, c *config.Config, stages ...string) ([]layout.Problem, error) {
 	for _, stage := range stages {
 		s.runStage(ctx, c, stage)
+		if stage == "boot" || stage == "network" {
+			s.remote = false // fetched with all others when the network is up
+		}
+	}
+	if s.remote {
+		s.check("ssh_authorized_keys", s.FetchKeys(ctx))
 	}
 	if len(s.problems) == 0 {
 		return nil, nil
@@ -25,7 +32,7 @@ func (s *System) runStage(ctx context.Context, c *config.Config, stage string) {
 	for _, step := range Steps(c, stage) {
 		why, err := s.skipped(ctx, step)
 		if err != nil {
-			s.stepProblem(step, "%v", err)
+			s.stepProblem(step, "", err)
 			continue
 		}
 		if why != "" {
@@ -86,12 +93,21 @@ func ordered(steps []config.Step) []config.Step {
 	return out
 }
 
-func (s *System) stepProblem(step config.Step, format string, args ...any) {
+// stepProblem notes what of a step failed. What a program printed may be a secret: it is apart from the message, which
+// the login prompt shows.
+func (s *System) stepProblem(step config.Step, what string, err error) {
 	path := fmt.Sprintf("stages.%s[%d]", step.Stage, step.Index)
-	message := fmt.Sprintf(format, args...)
-	if step.Name != "" {
-		message = step.Name + ": " + message
+	output := ""
+	if o, ok := errors.AsType[*outputError](err); ok {
+		err, output = o.error, o.output
+	}
+	message := err.Error()
+	for _, before := range []string{what, step.Name} {
+		if before != "" {
+			message = before + ": " + message
+		}
 	}
 	s.problem(step.Pos, path, "%s", message)
-	s.problems[len(s.problems)-1].Stage = step.Stage
+	p := &s.problems[len(s.problems)-1]
+	p.Stage, p.Output = step.Stage, output
 }

@@ -26,7 +26,7 @@ func (s *System) runStep(ctx context.Context, c *config.Config, step config.Step
 	v := step.Value
 	check := func(what string, err error) {
 		if err != nil {
-			s.stepProblem(step, "%s: %v", what, err)
+			s.stepProblem(step, what, err)
 		}
 	}
 	check("dns", s.setDNS(v.Key("dns")))
@@ -122,10 +122,18 @@ func output(cmd *exec.Cmd) (string, error) {
 		out = "…" + strings.ToValidUTF8(out[len(out)-2000:], "")
 	}
 	if err != nil && out != "" {
-		err = fmt.Errorf("%w: %s", err, out)
+		err = &outputError{err, out}
 	}
 	return out, err
 }
+
+// outputError is a program's error with what it printed, which may be for root's eyes alone.
+type outputError struct {
+	error
+	output string
+}
+
+func (e *outputError) Unwrap() error { return e.error }
 
 // attr reads permissions and the owner of a file or directory of a step.
 func (s *System) attr(v *config.Value, mode uint32) (tree.Attr, error) {
@@ -227,27 +235,31 @@ func (s *System) setDNS(v *config.Value) error {
 	return s.write(name, []byte(b.String()), 0o644)
 }
 
-// stepUsers makes the accounts of a step, and allows its keys.
+// stepUsers makes the accounts of a step, and allows its keys. Keys to fetch come with those of the users.
 func (s *System) stepUsers(step config.Step) {
+	remote := map[string][]string{}
 	users := step.Value.Key("users")
 	var list []accounts.User
 	for _, name := range users.Keys() {
-		list = append(list, s.user(config.ParseUser(name, users.Key(name)), nil))
+		list = append(list, s.user(config.ParseUser(name, users.Key(name)), remote))
 	}
 	if len(list) > 0 {
 		if err := s.accounts().Apply(list); err != nil {
-			s.stepProblem(step, "%v", err)
+			s.stepProblem(step, "", err)
 		}
 	}
 	keys := step.Value.Key("authorized_keys")
 	for _, name := range keys.Keys() {
 		a, err := accounts.Lookup(s.root, name)
 		if err == nil {
-			err = s.accounts().Authorize(a, s.keys(name, keys.Key(name).Strings(), nil))
+			err = s.accounts().Authorize(a, s.keys(name, keys.Key(name).Strings(), remote))
 		}
 		if err != nil {
-			s.stepProblem(step, "authorized_keys: %s: %v", name, err)
+			s.stepProblem(step, "authorized_keys: "+name, err)
 		}
+	}
+	if err := s.noteRemote(remote); err != nil {
+		s.stepProblem(step, "authorized_keys", err)
 	}
 }
 
@@ -267,13 +279,13 @@ func (s *System) stepUnits(ctx context.Context, step config.Step) {
 		}
 		name = strings.TrimSuffix(path.Base(name), ".conf") + ".conf"
 		if err := s.write("/etc/systemd/system/"+path.Base(service)+".d/"+name, []byte(content), 0o644); err != nil {
-			s.stepProblem(step, "systemctl: %v", err)
+			s.stepProblem(step, "systemctl", err)
 		}
 	}
 	for _, verb := range []string{"enable", "disable", "mask", "start"} {
 		for _, unit := range v.Key(verb).Strings() {
 			if err := s.run(ctx, "systemctl", verb, unit); err != nil {
-				s.stepProblem(step, "systemctl %s %s: %v", verb, unit, err)
+				s.stepProblem(step, "systemctl "+verb+" "+unit, err)
 			}
 		}
 	}

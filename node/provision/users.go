@@ -1,13 +1,11 @@
 package provision
 
 import (
-	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
 
 	"github.com/kairos-buildkit/kairos/config"
-	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/node/provision/accounts"
 )
 
@@ -36,13 +34,7 @@ func (s *System) applyUsers(c, last *config.Config) {
 	if len(c.Report().Errors) == 0 && !c.Empty() { // nobody is locked out by a mistake, or by a disk that is not there
 		s.check("ssh_authorized_keys", s.noted().RevokeOthers(s.wantedKeys(list, remote)))
 	}
-	if len(remote) > 0 {
-		b, err := json.Marshal(remote)
-		if err == nil {
-			err = s.write(layout.RunKeys, b, 0o600)
-		}
-		s.check("ssh_authorized_keys", err)
-	}
+	s.check("ssh_authorized_keys", s.noteRemote(remote))
 }
 
 // noted is the system where keys are noted as the config's: those of its users, and not those of a stage, which come
