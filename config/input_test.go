@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // What is right in a file takes effect, whatever is around it.
@@ -118,11 +121,44 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-func BenchmarkCheck(b *testing.B) {
-	text := "stages:\n  boot:\n" + strings.Repeat(
+// longConfig has 10,000 lines, all of them right.
+func longConfig() string {
+	return "stages:\n  boot:\n" + strings.Repeat(
 		"  - name: a\n    commands:\n    - echo a\n    files:\n    - {path: /a, permissions: 0600}\n",
 		2_000,
 	)
+}
+
+// A config of 10,000 lines is checked in less than a second of the processor's time, whatever is wrong with it.
+func TestLongConfigs(t *testing.T) {
+	for name, text := range map[string]string{
+		"right": longConfig(), "wrong": strings.ReplaceAll(longConfig(), "commands:", "comands:"),
+	} {
+		if n := strings.Count(text, "\n"); n < 10_000 {
+			t.Fatalf("%s: %d lines", name, n)
+		}
+		least := time.Hour
+		for range 3 { // the least is the check's own: others run beside it
+			var before, after unix.Rusage
+			if err := unix.Getrusage(unix.RUSAGE_SELF, &before); err != nil {
+				t.Fatal(err)
+			}
+			Merge(Parse("a", []byte(text)))
+			if err := unix.Getrusage(unix.RUSAGE_SELF, &after); err != nil {
+				t.Fatal(err)
+			}
+			used := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
+			least = min(least, time.Duration(used))
+		}
+		t.Logf("%s: %v", name, least)
+		if least > time.Second {
+			t.Errorf("%s: it takes %v", name, least)
+		}
+	}
+}
+
+func BenchmarkCheck(b *testing.B) {
+	text := longConfig()
 	b.SetBytes(int64(len(text)))
 	for b.Loop() {
 		Merge(Parse("a", []byte(text)))
