@@ -41,6 +41,12 @@ var agentLacks = []struct{ theirs, instead string }{
 	{"list-releases", "ask the registry for the image's tags"},
 }
 
+// agentShort are the agent's short names of commands, and of what comes after one.
+var agentShort = map[string]string{
+	"c": "config", "i": "install", "m": "manual-install", "r": "recovery", "s": "start", "u": "uuid", "w": "webui",
+	"config g": "get", "state g": "get", "state a": "apply",
+}
+
 // agentFlags are flags of the Kairos project's agent: what is given here in their place. A value stays one; "" is for
 // a flag that goes, since what it asks for is done in any case.
 var agentFlags = map[string]map[string]string{
@@ -53,7 +59,7 @@ var agentFlags = map[string]map[string]string{
 	"config show": {},
 }
 
-// agentLacksFlags are flags that there are none of.
+// agentLacksFlags are flags that there are none of, some of them of one command alone.
 var agentLacksFlags = map[string]string{
 	"--boot-entry":                "an upgrade makes an entry of its own",
 	"--exclude-path":              "a release is the whole image: leave the path out in its Dockerfile",
@@ -61,6 +67,8 @@ var agentLacksFlags = map[string]string{
 	"--cloud-init-paths":          "write cloud-init-paths into the cloud-config",
 	"--override-cloud-init-paths": "write cloud-init-paths into the cloud-config",
 	"--use-default-dirs":          "merge the files into the one that --config names",
+	"print-schema --version":      "the schema is that of this program: see `kairos-apply --version`",
+	"interactive-install --shell": "use another terminal of the live medium",
 }
 
 // arguments returns the arguments of a command line; one of kairos-agent is put into this program's words.
@@ -71,7 +79,7 @@ func arguments(argv []string) []string {
 	if len(argv) < 2 || path.Base(argv[0]) != path.Base(layout.ImageAgent) {
 		return argv[1:]
 	}
-	args := replaceFlags(argv[1:], agentFlags[""])
+	args := longNames(replaceFlags(argv[1:], agentFlags[""]))
 	begins := func(theirs string) bool {
 		words := strings.Fields(theirs)
 		return len(args) >= len(words) && slices.Equal(args[:len(words)], words)
@@ -87,8 +95,10 @@ func arguments(argv []string) []string {
 	}
 	for _, a := range args {
 		name, _, _ := strings.Cut(a, "=")
-		if why, ok := agentLacksFlags[name]; ok {
-			return []string{lacks, command + " " + name, why}
+		for _, flag := range []string{name, command + " " + name} {
+			if why, ok := agentLacksFlags[flag]; ok {
+				return []string{lacks, command + " " + name, why}
+			}
 		}
 	}
 	for _, c := range agentCommands {
@@ -109,7 +119,20 @@ func arguments(argv []string) []string {
 	case command == "upgrade":
 		return valueToArgument(args, "--source", "--image")
 	case command == "manual-install":
-		return argumentToFlag(args, "--config", "--device")
+		return argumentToFlag(args, "--config", "--device", "--source")
+	}
+	return args
+}
+
+// longNames puts the long names of commands in the place of short ones.
+func longNames(args []string) []string {
+	args = slices.Clone(args)
+	before := ""
+	for i := range args[:min(2, len(args))] {
+		if long, ok := agentShort[strings.TrimSpace(before+" "+args[i])]; ok {
+			args[i] = long
+		}
+		before = args[i]
 	}
 	return args
 }
@@ -164,7 +187,7 @@ func argumentToFlag(args []string, flag string, taking ...string) []string {
 
 // bootEntry puts the arguments of `kairos-agent bootentry` into this program's words.
 func bootEntry(args []string) []string {
-	out := valueToArgument(append([]string{"boot"}, args...), "--select")
+	out := valueToArgument(append([]string{"boot"}, args...), "--select", "-s")
 	for i, a := range out {
 		if ours, ok := agentEntries[a]; ok {
 			out[i] = ours

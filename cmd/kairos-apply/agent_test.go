@@ -36,15 +36,23 @@ func TestAgentArguments(t *testing.T) {
 		"kairos-agent bootentry":                           "boot",
 		"kairos-agent bootentry --select recovery":         "boot recovery",
 		"kairos-agent bootentry --select=fallback":         "boot passive",
+		"kairos-agent bootentry -s active":                 "boot active",
+		"kairos-agent c g hostname":                        "config get hostname",
+		"kairos-agent state g boot":                        "status get boot",
+		"kairos-agent u":                                   "status get uuid",
+		"kairos-agent m --source oci:a/b:v2 c.yaml":        "install --yes --source oci:a/b:v2 --config c.yaml",
+		"kairos-agent i --source oci:a/b:v2":               "install --source oci:a/b:v2",
 	} {
 		if got := strings.Join(arguments(strings.Fields(line)), " "); got != want {
 			t.Errorf("%s: %q, want %q", line, got, want)
 		}
 	}
 	for line, want := range map[string][]string{
-		"webui":                  {"webui", "kairos-apply install"},
-		"upgrade list-releases":  {"upgrade list-releases", "registry"},
-		"upgrade --boot-entry=x": {"upgrade --boot-entry", "an entry of its own"},
+		"webui":                     {"webui", "kairos-apply install"},
+		"upgrade list-releases":     {"upgrade list-releases", "registry"},
+		"upgrade --boot-entry=x":    {"upgrade --boot-entry", "an entry of its own"},
+		"w":                         {"webui", "kairos-apply install"},
+		"print-schema --version v1": {"print-schema --version", "kairos-apply --version"},
 		"run-stage --cloud-init-paths /x boot": {
 			"run-stage --cloud-init-paths", "cloud-init-paths into the cloud-config",
 		},

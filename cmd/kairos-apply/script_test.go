@@ -13,6 +13,9 @@ func TestMain(m *testing.M) {
 		"kairos-apply": func() {
 			os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		},
+		"kairos-agent": func() {
+			os.Exit(run(context.Background(), arguments(os.Args), os.Stdin, os.Stdout, os.Stderr))
+		},
 	})
 }
 
