@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/config"
 	"github.com/kairos-buildkit/kairos/disk"
@@ -43,7 +45,7 @@ func applyConfig(root string, boot layout.Boot, problems []*config.File, set fun
 		ctx, cancel := context.WithTimeout(context.Background(), applyTimeout)
 		defer cancel()
 		set(s)
-		s.Passive = passive(root)
+		s.Passive = passive(root, boot)
 		if boot.Role == layout.RoleRecovery {
 			files, done := persistentFiles(boot)
 			defer done()
@@ -59,13 +61,20 @@ func applyConfig(root string, boot layout.Boot, problems []*config.File, set fun
 
 // persistentFiles reads PERSISTENT without mounting it: in the recovery system it may be what is damaged.
 func persistentFiles(b layout.Boot) (files fs.FS, done func()) {
+	return unmounted(b.Devices["persistent"])
+}
+
+// unmounted reads a device's file system without mounting it; files is nil where there is none that can be read.
+func unmounted(device string) (files fs.FS, done func()) {
 	none := func() {}
-	f, err := os.Open(b.Devices["persistent"])
+	f, err := os.Open(device)
 	if err != nil {
 		return nil, none
 	}
-	size, err := f.Seek(0, io.SeekEnd)
-	if err == nil {
+	// What was written through a mount is on the disk, but not in the device's own cache.
+	err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	size, sizeErr := f.Seek(0, io.SeekEnd)
+	if err == nil && sizeErr == nil {
 		if v, ok := disk.OpenVolume(f, size); ok {
 			if files, err = v.Open(); err == nil {
 				return files, func() { f.Close() }
@@ -149,24 +158,16 @@ func provisioned(root string, do func(*provision.System, *config.Config) ([]layo
 }
 
 // passive says that the release which runs is not the one that boots next. Where that cannot be said, it is.
-func passive(root string) bool {
-	if root != "/" {
+func passive(root string, b layout.Boot) bool {
+	if root != "/" || b.Role != layout.RoleSystem {
 		return false
 	}
-	m, err := OpenReadOnly()
+	state, err := readESP(b)
 	if err != nil {
 		return false
 	}
-	defer m.Close()
-	if m.ESP == nil {
-		return false
-	}
-	slots, err := m.ESP.State()
-	if err != nil {
-		return false
-	}
-	active, ok := slots.Active()
-	return ok && m.booted() != "" && active.ID != m.booted()
+	active, ok := state.Active()
+	return ok && active.ID != b.Release
 }
 
 // configProblems reads what of the cloud-config did not take effect in this boot, or not yet.

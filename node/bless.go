@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/loader"
 	"github.com/kairos-buildkit/kairos/node/health"
 )
 
@@ -101,9 +104,28 @@ func (m *Machine) Bless(v Verdict) (api.Assessment, error) {
 		return a, err
 	}
 	_ = m.forgetRestart() // as above
+	err = mark(m.Root, layout.RunBlessed)
 	// Last: a report of an earlier try is of no use any more, and no harm either.
-	return a, errors.Join(mark(m.Root, layout.RunBlessed),
-		m.FS.Remove(filepath.Join(m.State.Dir(), layout.FailurePath(a.Release))))
+	report := filepath.Join(m.State.Dir(), layout.FailurePath(a.Release))
+	if _, there := os.Stat(report); there == nil {
+		err = errors.Join(err, m.FS.Remove(report))
+	}
+	return a, err
+}
+
+// blessesOnESP says whether [Machine.Bless] changes the ESP alone: the release was blessed before and is healthy, and
+// STATE, the store that was booted, has no report to be removed and needs none.
+func blessesOnESP(boot layout.Boot, stateDir fs.FS, s loader.State, v Verdict) bool {
+	if boot.Role != layout.RoleSystem || v.Err != nil || !s.Has(boot.Release) || s.OnTrial(boot.Release) {
+		return false
+	}
+	reported := func(id string) bool {
+		_, err := fs.Stat(stateDir, layout.FailurePath(id))
+		return err == nil
+	}
+	return !reported(boot.Release) && !slices.ContainsFunc(s.Entries, func(e layout.Entry) bool {
+		return e.Bad() && e.ID != boot.Release && !reported(e.ID)
+	})
 }
 
 // mark tells the guard that /init left behind what came out, by an empty file.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -23,7 +24,8 @@ var ErrNotKnown = errors.New("a partition has not been looked at since the machi
 
 // Look is [Machine.Status] of the running system for who asks each minute: it mounts nothing, so that the kernel logs
 // nothing. The ESP is read below its file system, the store that was booted is mounted anyway, and of the
-// other one it tells what the last command saw, which is [ErrNotKnown] before the first.
+// other one it tells what the last command saw. Before the first that is [ErrNotKnown], but for RECOVERY, which is
+// read below its file system, too.
 func Look(root string) (api.Status, error) {
 	b, err := ReadBoot(root)
 	if err != nil {
@@ -45,6 +47,10 @@ func Look(root string) (api.Status, error) {
 	missing := false
 	other := func(e layout.Entry) *api.Slot {
 		s, ok := known[e.ID]
+		if files, done := m.unmountedStore(); !ok && files != nil {
+			s, ok = *slot(files, e), true
+			done()
+		}
 		missing = missing || !ok
 		s.Blessed, s.TriesLeft, s.TriesUsed = e.Blessed(), int(e.Left), int(e.Done)
 		return &s
@@ -100,24 +106,42 @@ func (m *Machine) known() (map[string]api.Slot, error) {
 	return known, nil
 }
 
+// unmountedStore reads the store that the running system has not mounted, where nobody writes to it but commands that
+// end: RECOVERY's, while the active or the passive release runs. Nil: it cannot be read.
+func (m *Machine) unmountedStore() (files fs.FS, done func()) {
+	if m.Boot.Role != layout.RoleSystem {
+		return nil, func() {}
+	}
+	return unmounted(m.Boot.Devices["recovery"])
+}
+
+// otherStore is the store that the running system has not mounted, as this command sees it.
+func (m *Machine) otherStore() (files fs.FS, done func()) {
+	s := m.Recovery
+	if m.Boot.Role == layout.RoleRecovery {
+		s = m.State
+	}
+	if s == nil {
+		return m.unmountedStore()
+	}
+	return os.DirFS(s.Dir()), func() {}
+}
+
 // Remember keeps for [Look] what is on the partition that is not mounted otherwise.
 func (m *Machine) Remember() error {
 	if m.ESP == nil {
 		return nil
 	}
-	s := m.Recovery
-	if m.Boot.Role == layout.RoleRecovery {
-		s = m.State
-	}
 	known := map[string]api.Slot{}
-	if s != nil {
+	if files, done := m.otherStore(); files != nil {
+		defer done()
 		state, err := m.ESP.State()
 		if err != nil {
 			return err
 		}
 		for _, e := range state.All() {
-			if (e.Seq == layout.RecoverySeq) == (s == m.Recovery) {
-				known[e.ID] = *slot(s, e)
+			if (e.Seq == layout.RecoverySeq) == (m.Boot.Role == layout.RoleSystem) {
+				known[e.ID] = *slot(files, e)
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/kairos-buildkit/kairos/internal/durable"
 	"github.com/kairos-buildkit/kairos/layout"
@@ -66,6 +67,23 @@ func Open() (*Machine, error) {
 	return open(boot, "/", nil, &partition.Set{})
 }
 
+// OpenToBless is Open for [Machine.Bless] with a verdict. Each mount of an ext4 partition, and each change of its
+// mode, is a line in the kernel's log: so it mounts the ESP alone where a healthy release only gets its tries back.
+func OpenToBless(v Verdict) (*Machine, error) {
+	boot, err := ReadBoot("/")
+	if err != nil {
+		return nil, err
+	}
+	if state, err := readESP(boot); err != nil || !blessesOnESP(boot, os.DirFS("/"+layout.RunStoreMount), state, v) {
+		return open(boot, "/", nil, &partition.Set{})
+	}
+	m, err := open(boot, "/", nil, &partition.Set{}, "efi")
+	if err == nil {
+		m.State = store.New(m.bootedStore()) // for looking
+	}
+	return m, err
+}
+
 // OpenReadOnly is Open for looking only. It may run beside a command that writes.
 func OpenReadOnly() (*Machine, error) {
 	boot, err := ReadBoot("/")
@@ -75,7 +93,14 @@ func OpenReadOnly() (*Machine, error) {
 	return open(boot, "/", nil, &partition.Set{ReadOnly: true})
 }
 
-func open(boot layout.Boot, root string, d *durable.FS, on *partition.Set) (_ *Machine, err error) {
+// open mounts the partitions that only names, or all of them.
+func open(
+	boot layout.Boot,
+	root string,
+	d *durable.FS,
+	on *partition.Set,
+	only ...string,
+) (_ *Machine, err error) {
 	m := &Machine{Boot: boot, Root: root, FS: d, mounts: on, bootFiles: readBootFiles}
 	if boot.Role == layout.RoleLive {
 		return m, nil
@@ -88,7 +113,7 @@ func open(boot layout.Boot, root string, d *durable.FS, on *partition.Set) (_ *M
 	paths := map[string]string{}
 	for _, p := range layout.Partitions() {
 		device := boot.Devices[p.Name]
-		if device == "" || p.FS == "" {
+		if device == "" || p.FS == "" || len(only) > 0 && !slices.Contains(only, p.Name) {
 			continue
 		}
 		if p.Name == "persistent" && boot.Persistent != "" {

@@ -20,7 +20,7 @@ import (
 func (m *Machine) Status() (api.Status, error) {
 	if m.ESP == nil {
 		s := m.newStatus()
-		s.Booted = slot(store.New(m.bootedStore()), layout.Entry{ID: m.Boot.Release})
+		s.Booted = slot(os.DirFS(m.bootedStore()), layout.Entry{ID: m.Boot.Release})
 		return s, nil
 	}
 	state, err := m.ESP.State()
@@ -93,7 +93,7 @@ func slotsOf(s *store.Store) slots {
 	if s == nil {
 		return nil
 	}
-	return func(e layout.Entry) *api.Slot { return slot(s, e) }
+	return func(e layout.Entry) *api.Slot { return slot(os.DirFS(s.Dir()), e) }
 }
 
 // status is the status of an installed node.
@@ -137,7 +137,8 @@ func (m *Machine) bootedStore() string {
 	return m.path(layout.RunStoreMount)
 }
 
-func slot(s *store.Store, e layout.Entry) *api.Slot {
+func slot(dir fs.FS, e layout.Entry) *api.Slot {
+	s := store.View{FS: dir}
 	out := &api.Slot{Release: e.ID, Blessed: e.Blessed(), TriesLeft: int(e.Left), TriesUsed: int(e.Done)}
 	r, err := s.Release(e.ID)
 	if err != nil {
@@ -152,7 +153,7 @@ func slot(s *store.Store, e layout.Entry) *api.Slot {
 			out.Problem = fmt.Sprintf("its layer %s is missing or incomplete", l.DiffID)
 		}
 	}
-	if b, err := os.ReadFile(filepath.Join(s.Dir(), layout.FailurePath(e.ID))); err == nil {
+	if b, err := fs.ReadFile(dir, layout.FailurePath(e.ID)); err == nil {
 		reason, log, _ := strings.Cut(string(b), "\n")
 		out.Failure = &api.Failure{Reason: printable(reason), Log: printable(log)}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/kairos-buildkit/kairos/api"
@@ -39,7 +40,7 @@ func (m *Machine) refuseFailed(slots loader.State, r api.Result) error {
 			continue
 		}
 		reason := usedUp
-		if f := slot(m.State, e).Failure; f != nil && f.Reason != "" {
+		if f := slot(os.DirFS(m.State.Dir()), e).Failure; f != nil && f.Reason != "" {
 			reason = f.Reason
 		}
 		name := r.Release

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -97,50 +96,7 @@ func (s *Store) replace(name string, b []byte) error {
 }
 
 // Release reads a release. The error is fs.ErrNotExist where there is none.
-func (s *Store) Release(id string) (layout.Release, error) {
-	if !layout.ValidID(id) {
-		return layout.Release{}, fmt.Errorf("release %q: not %d hex digits", id, layout.IDLength)
-	}
-	b, err := os.ReadFile(s.path(layout.ReleasePath(id)))
-	if err != nil {
-		return layout.Release{}, fmt.Errorf("release %s: %w", id, err)
-	}
-	r, err := layout.ParseRelease(b)
-	if err != nil {
-		return layout.Release{}, fmt.Errorf("release %s is damaged: %w", id, err)
-	}
-	if r.ID() != id {
-		return layout.Release{}, fmt.Errorf("release %s is damaged: it says that it is %s", id, r.ID())
-	}
-	if r.Signatures, err = readSignatures(s.path(layout.ReleaseSignaturesPath(id))); err != nil {
-		return layout.Release{}, fmt.Errorf("release %s: %w", id, err)
-	}
-	if !r.V1 {
-		// It is for people and for repair: a release boots without it.
-		if b, err := os.ReadFile(s.path(layout.ReleaseOriginPath(id))); err == nil {
-			r.Image, _ = layout.ParseOrigin(b)
-		}
-	}
-	return r, nil
-}
-
-// readSignatures reads a release's signatures: nil where there are none. Whether they are any good, package trust
-// says; a file that is too large is none.
-func readSignatures(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, layout.MaxSignaturesSize+1))
-	if len(b) > layout.MaxSignaturesSize {
-		b = nil
-	}
-	return b, err
-}
+func (s *Store) Release(id string) (layout.Release, error) { return s.view().Release(id) }
 
 // Found is one release that [Store.Releases] came across.
 type Found struct {

@@ -15,9 +15,7 @@
 package store
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -50,28 +48,7 @@ func (s *Store) BlobPath(diffID layout.Digest) string { return s.path(layout.Blo
 // sizes; [Store.VerifyBlob] looks at the bytes. A blob of the wrong size, or one whose
 // sidecar is missing or damaged, is as good as none: adding the layer replaces it.
 func (s *Store) Layer(diffID layout.Digest) (layout.Layer, bool, error) {
-	fail := func(err error) (layout.Layer, bool, error) {
-		return layout.Layer{}, false, fmt.Errorf("layer %s: %w", diffID, err)
-	}
-	info, err := os.Stat(s.BlobPath(diffID))
-	if errors.Is(err, fs.ErrNotExist) {
-		return layout.Layer{}, false, nil
-	}
-	if err != nil {
-		return fail(err)
-	}
-	b, err := os.ReadFile(s.path(layout.SidecarPath(diffID)))
-	if errors.Is(err, fs.ErrNotExist) {
-		return layout.Layer{}, false, nil
-	}
-	if err != nil {
-		return fail(err)
-	}
-	sidecar, err := layout.ParseSidecar(b)
-	if err != nil || info.Size() != verity.TotalSize(sidecar.HashOffset) {
-		return layout.Layer{}, false, nil
-	}
-	return layout.Layer{DiffID: diffID, Size: sidecar.HashOffset, RootHash: sidecar.RootHash}, true, nil
+	return s.view().Layer(diffID)
 }
 
 // OpenBlob opens a layer's blob for reading. It stays readable when the blob is removed.

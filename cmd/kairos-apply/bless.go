@@ -106,7 +106,8 @@ func (a *app) assessed(ctx context.Context, boot, patient bool, do func(*node.Ma
 		case boot:
 			wait = time.Minute
 		}
-		err := a.locked(ctx, wait, func(m *node.Machine) error { return do(m, v) })
+		open := func() (*node.Machine, error) { return node.OpenToBless(v) }
+		err := a.locked(ctx, wait, open, func(m *node.Machine) error { return do(m, v) })
 		if errors.Is(err, node.ErrLocked) && v.Err != nil {
 			return v.Err // which has to go on, report or not
 		}

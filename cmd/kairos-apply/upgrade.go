@@ -21,11 +21,17 @@ func (a *app) work(ctx context.Context, do func(*node.Machine) error) error {
 	if _, err := node.ReadBoot("/"); err != nil {
 		return err // whoever asks: this is no node
 	}
-	return a.privately(ctx, func() error { return a.locked(ctx, a.waitLock, do) })
+	return a.privately(ctx, func() error { return a.locked(ctx, a.waitLock, node.Open, do) })
 }
 
-// locked runs do on the machine while no other command is at work on it, in a mount namespace of its own.
-func (a *app) locked(ctx context.Context, wait time.Duration, do func(*node.Machine) error) (err error) {
+// locked runs do on the machine, as open opens it, while no other command is at work on it, in a mount namespace of
+// its own.
+func (a *app) locked(
+	ctx context.Context,
+	wait time.Duration,
+	open func() (*node.Machine, error),
+	do func(*node.Machine) error,
+) (err error) {
 	unlock, err := node.Lock(ctx, "/", node.LockOptions{
 		Who:  a.command,
 		Wait: wait,
@@ -40,7 +46,7 @@ func (a *app) locked(ctx context.Context, wait time.Duration, do func(*node.Mach
 		return err
 	}
 	defer unlock()
-	m, err := node.Open()
+	m, err := open()
 	if err != nil {
 		return err
 	}
@@ -65,7 +71,7 @@ func (a *app) activate(
 	return a.privately(ctx, func() error {
 		var then afterwards
 		var release string
-		err := a.locked(ctx, a.waitLock, func(m *node.Machine) error {
+		err := a.locked(ctx, a.waitLock, node.Open, func(m *node.Machine) error {
 			p := a.progress()
 			r, next, err := do(m, p.show)
 			p.end()
