@@ -8,6 +8,7 @@
 package boot
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -182,6 +183,11 @@ func (t tree) inputs(o Options) (*inputs, error) {
 	}
 	if in.trust, err = trustFile(anchor, in.cmdline); err != nil {
 		return nil, err
+	}
+	if in.trust != nil && !bytes.Contains(in.init, []byte(layout.InitrdTrust)) {
+		// An image that is derived from an older one: its keys would protect nothing, in silence.
+		return nil, fmt.Errorf("/%s has keys, and the image's boot layer is of a version that checks no signatures: "+
+			"build its base image again with this version", layout.ImageTrustDir)
 	}
 	return in, nil
 }

@@ -112,6 +112,16 @@ func TestTrustIsInTheInitrd(t *testing.T) {
 	}
 }
 
+// An image that is derived from one whose /init checks no signatures gets no keys in silence.
+func TestTrustNeedsAnInitThatReadsIt(t *testing.T) {
+	tree := boottest.Tree("6.12.1")
+	tree[layout.ImageTrustDir+"/a.pub"] = file(string(newKey(t, trust.Ed25519).PEM()))
+	tree[layout.ImageInit] = file("\x7fELF an older /init")
+	if _, err := Make(tree, Options{}); err == nil || !strings.Contains(err.Error(), "checks no signatures") {
+		t.Error(err)
+	}
+}
+
 // A file in the folder that is not read is an error: somebody believes that it counts.
 func TestBrokenTrust(t *testing.T) {
 	key := string(newKey(t, trust.Ed25519).PEM())

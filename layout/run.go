@@ -12,6 +12,8 @@ const (
 	RunDir = "run/kairos"
 	// RunBoot is a JSON file: what was booted, see [Boot].
 	RunBoot = RunDir + "/boot.json"
+	// RunTrust is the initrd's trust.json, where it has one: what the running system was refused or not by.
+	RunTrust = RunDir + "/trust.json"
 	// RunPrivate is a folder that only root enters: what is mounted below it holds a node's config, and programs that
 	// a higher layer has removed.
 	RunPrivate = RunDir + "/private"

@@ -83,7 +83,7 @@ func (v *verification) entry(s *store.Store, e layout.Entry) error {
 func (v *verification) espProblem(e layout.Entry, want loader.BootFiles) (string, error) {
 	differs := func(name string, want []byte) error {
 		have, err := v.m.ESP.ReadFile(name)
-		have, want = untitled(have), untitled(want)
+		have, want = uki.Untitled(have), uki.Untitled(want)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return errors.New("it is missing")
@@ -98,7 +98,7 @@ func (v *verification) espProblem(e layout.Entry, want loader.BootFiles) (string
 	other := false // another command line: the config has changed since, and takes effect with the next upgrade
 	if err := differs(name, want.UKI); err != nil {
 		have, _ := v.m.ESP.ReadFile(name)
-		if other = onlyCmdline(untitled(have), untitled(want.UKI)); !other {
+		if other = onlyCmdline(uki.Untitled(have), uki.Untitled(want.UKI)); !other {
 			return name, err
 		}
 	}
@@ -118,23 +118,6 @@ func (v *verification) espProblem(e layout.Entry, want loader.BootFiles) (string
 		}
 	}
 	return "", nil
-}
-
-// untitled is a UKI without what the boot menu shows of it, which changes with what it is on this disk. Other files
-// stay as they are.
-func untitled(b []byte) []byte {
-	off, size, err := uki.Place(bytes.NewReader(b), int64(len(b)), uki.OSRel)
-	if err != nil {
-		return b
-	}
-	if _, ok := layout.ParseEntryName(b[off:][:size]); !ok {
-		return b
-	}
-	out, err := uki.Replace(b, uki.OSRel, layout.EntryOSRelease("", ""))
-	if err != nil {
-		return b
-	}
-	return out
 }
 
 // onlyCmdline says whether two UKIs differ in their command lines only.

@@ -33,6 +33,9 @@ func run(m *initramfs.Machine) error {
 	if err != nil {
 		return err
 	}
+	if err := m.CheckTrust(release); err != nil {
+		return err
+	}
 	m.Announce(release)
 	if err := root.Mount(src.Store, release, src.Boot.Trial); err != nil {
 		return err
@@ -48,6 +51,9 @@ func run(m *initramfs.Machine) error {
 		if err := guard.Strict("/"); err != nil {
 			m.Log.Info("%v", err) // the guard is there all the same
 		}
+	}
+	if err := m.CheckAlone(); err != nil {
+		return err
 	}
 	if err := m.LeaveRecord(); err != nil {
 		return err

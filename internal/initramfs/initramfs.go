@@ -6,6 +6,7 @@
 package initramfs
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/kairos-buildkit/kairos/internal/initramfs/medium"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/modules"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/root"
+	"github.com/kairos-buildkit/kairos/internal/initramfs/sealed"
 	"github.com/kairos-buildkit/kairos/internal/mount"
 	"github.com/kairos-buildkit/kairos/layout"
 )
@@ -28,6 +30,10 @@ type Machine struct {
 	Modules *modules.Loader
 	Devices *devices.Watcher
 	Source  medium.Source // as far as it is known yet
+
+	seal     *sealed.Seal // nil: the initrd trusts whatever is there
+	modprobe []byte       // what the kernel starts for modules, where the seal has taken it away
+	finder   medium.Finder
 
 	end   end
 	timer *time.Timer
@@ -61,12 +67,10 @@ func (m *Machine) Prepare() error {
 	if err := mount.KernelInterfaces(); err != nil {
 		return err
 	}
-	b, err := os.ReadFile("/proc/cmdline")
-	if err != nil {
-		return fmt.Errorf("read the kernel's command line: %w", err)
+	if err := m.readCmdline(); err != nil {
+		return err
 	}
-	m.Cmdline = layout.ParseCmdline(string(b))
-	m.Log.Open(m.Cmdline)
+	var err error
 	if m.Modules, err = modules.Open(m.Cmdline, &m.Log); err != nil {
 		return err
 	}
@@ -76,12 +80,68 @@ func (m *Machine) Prepare() error {
 	return m.Modules.LoadAll("loop", "dm_verity", "erofs", "overlay")
 }
 
+// readCmdline reads the kernel's command line, as far as the initrd's trust.json lets it be obeyed, and opens the log.
+func (m *Machine) readCmdline() error {
+	seal, sealErr := sealed.Read("/"+layout.InitrdTrust, &m.Log)
+	m.seal = seal
+	var helperErr error
+	if seal != nil {
+		m.modprobe, helperErr = sealed.NoHelper()
+	}
+	b, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return fmt.Errorf("read the kernel's command line: %w", err)
+	}
+	if sealErr == nil {
+		firmware := layout.FirmwareBIOS
+		if efi.Firmware() {
+			firmware = layout.FirmwareUEFI
+		}
+		m.Cmdline, err = seal.Cmdline(layout.ParseCmdline(string(b)), firmware)
+	}
+	m.Log.Open(m.Cmdline)
+	return errors.Join(sealErr, helperErr, err)
+}
+
 // FindMedium finds what the machine was booted from, and mounts its store.
 func (m *Machine) FindMedium() (err error) {
-	f := medium.Finder{Cmdline: m.Cmdline, Log: &m.Log, Modules: m.Modules, Devices: m.Devices}
-	m.Source, err = f.Find()
+	m.finder = medium.Finder{Cmdline: m.Cmdline, Log: &m.Log, Modules: m.Modules, Devices: m.Devices, Seal: m.seal}
+	m.Source, err = m.finder.Find()
 	return err
 }
+
+// CheckTrust refuses a release, or a UKI, that the keys in the initrd have not signed. It comes before a layer is
+// mounted.
+func (m *Machine) CheckTrust(r layout.Release) error {
+	if m.seal == nil {
+		return nil
+	}
+	if err := m.seal.Release(r); err != nil {
+		return err
+	}
+	boot := m.Source.Boot
+	switch {
+	case boot.Firmware == layout.FirmwareBIOS:
+		m.seal.Unchecked("kernel and initrd: BIOS starts whatever is on the disk, so nothing that follows is proof")
+		return nil
+	case boot.Role == layout.RoleLive:
+		m.seal.Unchecked("the UKI of a live medium: Secure Boot alone can")
+		return nil
+	}
+	image, err := efi.Text(efi.StubImage)
+	if err != nil {
+		return m.seal.Refuse(err)
+	}
+	esp, err := os.Open(boot.Devices["efi"])
+	if err != nil {
+		return m.seal.Refuse(err)
+	}
+	defer esp.Close()
+	return m.seal.UKI(esp, image, r)
+}
+
+// CheckAlone refuses a disk that looks like the one that was booted from, and came later.
+func (m *Machine) CheckAlone() error { return m.finder.Alone() }
 
 // CheckMedium reads all of the live medium's release, where the boot menu asks for it.
 func (m *Machine) CheckMedium(r layout.Release) error {
@@ -99,8 +159,21 @@ func (m *Machine) CheckMedium(r layout.Release) error {
 
 // LeaveRecord writes what the running system wants to know about this boot.
 func (m *Machine) LeaveRecord() error {
+	if m.seal != nil {
+		m.Source.Boot.Problems = append(m.Source.Boot.Problems, m.seal.Problems...)
+	}
 	if err := os.WriteFile("/"+layout.RunBoot, m.Source.Boot.Marshal(), 0o644); err != nil {
 		return fmt.Errorf("write the boot record: %w", err)
+	}
+	if m.seal == nil {
+		return nil
+	}
+	b, err := m.seal.Anchor.Marshal()
+	if err == nil {
+		err = os.WriteFile("/"+layout.RunTrust, b, 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("write what the machine trusts: %w", err)
 	}
 	return nil
 }
@@ -110,6 +183,9 @@ func (m *Machine) LeaveRecord() error {
 func (m *Machine) HandOver() {
 	if !m.end.handOver() {
 		stop()
+	}
+	if err := sealed.Helper(m.modprobe); err != nil {
+		m.Log.Info("%v", err) // the system loads by itself what its kernel misses
 	}
 	if m.Source.Boot.Role == layout.RoleRecovery && m.Source.Boot.Firmware == layout.FirmwareUEFI {
 		if err := efi.SetFailures(0); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/kairos-buildkit/kairos/internal/initramfs/console"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/devices"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/modules"
+	"github.com/kairos-buildkit/kairos/internal/initramfs/sealed"
 	"github.com/kairos-buildkit/kairos/internal/mount"
 	"github.com/kairos-buildkit/kairos/layout"
 )
@@ -27,6 +28,11 @@ type Finder struct {
 	Log     *console.Log
 	Modules *modules.Loader
 	Devices *devices.Watcher
+	// Seal refuses a second device that looks like the one that was booted from; nil does not.
+	Seal *sealed.Seal
+
+	alike func() []string // what looks like it now
+	what  string          // what they have in common
 }
 
 // storeMount is where the file system with the store is mounted.

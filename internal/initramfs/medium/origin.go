@@ -25,12 +25,35 @@ func (f *Finder) readOrigin() (origin, error) {
 	if unreadable != nil {
 		f.Log.Info("%v", unreadable) // the command line may say what is needed
 	}
-	return parseOrigin(f.Cmdline, layout.FirmwareUEFI, func(name string) (string, error) {
+	variable := func(name string) (string, error) {
 		if unreadable != nil {
 			return "", unreadable
 		}
 		return efi.Text(name)
-	})
+	}
+	o, err := parseOrigin(f.Cmdline, layout.FirmwareUEFI, variable)
+	if err == nil && f.Seal != nil {
+		err = f.Seal.Refuse(checkOrigin(o, variable))
+	}
+	return o, err
+}
+
+// checkOrigin refuses a machine that says that it is a live medium and was started from a node's boot entry: so a word
+// on the command line, or an entry that names a live medium's profile, would lead away from the node's disk.
+func checkOrigin(o origin, variable func(name string) (string, error)) error {
+	if o.boot.Role != layout.RoleLive {
+		return nil
+	}
+	image, err := variable(efi.StubImage)
+	if err != nil {
+		return err
+	}
+	name := image[strings.LastIndexByte(image, '\\')+1:]
+	if _, err := layout.ParseEntry(name); err == nil {
+		return fmt.Errorf("%s is on the kernel's command line, and %s is a node's: start the entry as it is",
+			layout.CmdlineLive, name)
+	}
+	return nil
 }
 
 // parseOrigin decides between an installed node and a live medium. variable reads a variable of the boot loader; it

@@ -2,6 +2,7 @@ package medium
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,7 +43,23 @@ func (s *Source) Release() (layout.Release, error) {
 	if r.ID() != id {
 		return layout.Release{}, fmt.Errorf("release %s on %s is named %s in its own file", id, s.Device, r.ID())
 	}
+	r.Signatures = readSignatures(filepath.Join(s.Store, layout.ReleaseSignaturesPath(id)))
 	return r, nil
+}
+
+// readSignatures reads a release's signatures, which are only asked for where the initrd trusts some keys. What cannot
+// be read is none.
+func readSignatures(name string) []byte {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, layout.MaxSignaturesSize+1))
+	if err != nil || len(b) > layout.MaxSignaturesSize {
+		return nil
+	}
+	return b
 }
 
 func releaseIDs(store string) ([]string, error) {

@@ -106,17 +106,24 @@ func (f *Finder) started(first, what string, like func(device string) bool) (str
 	if efi.Firmware() {
 		path, known = efi.BootPath()
 	}
+	f.what = what
+	f.alike = func() []string {
+		alike := []string{first}
+		for _, device := range blockdev.List() {
+			if device != first && like(device) {
+				alike = append(alike, device)
+			}
+		}
+		return wholes(sysClass, alike)
+	}
 	if known && fits(sysClass, first, path) == exact {
-		return first, nil
+		return first, f.Alone()
 	}
 	f.Devices.Settle()
-	alike := []string{first}
-	for _, device := range blockdev.List() {
-		if device != first && like(device) {
-			alike = append(alike, device)
-		}
+	if err := f.Alone(); err != nil {
+		return "", err
 	}
-	alike = wholes(sysClass, alike)
+	alike := f.alike()
 	if device := choose(sysClass, alike, path, known); device != "" {
 		if device != first {
 			f.Log.Info("%s has %s, too: the machine was started from %s", first, what, device)
@@ -133,6 +140,20 @@ func (f *Finder) started(first, what string, like func(device string) bool) (str
 		what,
 		ErrAlike,
 	)
+}
+
+// Alone refuses a device that looks like the one that was booted from, where the initrd trusts some keys: whose
+// partitions are mounted must not be a question of which one answers first. Copies of a live medium are one.
+func (f *Finder) Alone() error {
+	if f.Seal == nil || f.alike == nil {
+		return nil
+	}
+	alike := f.alike()
+	if len(alike) < 2 || same(alike) {
+		return nil
+	}
+	return f.Seal.Refuse(fmt.Errorf("%s have %s, and one alone may: %w. Detach the others",
+		strings.Join(alike, " and "), f.what, ErrAlike))
 }
 
 // wholes leaves out partitions of disks that are in the list, too: what begins both is the same.
