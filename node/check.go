@@ -151,7 +151,7 @@ func garbage(found []store.Found, keep []string, img *source.Image) (n int64) {
 
 // cost counts what would be fetched and written.
 func (m *Machine) cost(ctx context.Context, c *api.UpgradeCheck, target *store.Store, img *source.Image) (err error) {
-	if c.Free, err = m.free(target.Dir()); err != nil {
+	if c.Free, err = m.freeBytes(target.Dir()); err != nil {
 		return err
 	}
 	if c.Write, err = needed(target, img); err != nil {

@@ -28,40 +28,14 @@ func loaders(firmware string, variables efivars.Dir) (decides, other loader.Load
 	return sdboot.Loader{Variables: variables}, grub.Loader{}
 }
 
-// espNames changes names below the file system, which is unmounted for that moment.
-type espNames struct {
+// espMount is where a command has the ESP mounted.
+type espMount struct {
 	mounts *partition.Set
 	device string
 }
 
-func (n espNames) edit(do func(*fat.Volume) error) error {
-	return n.mounts.OnDevice("efi", func(f *os.File) error {
-		v, err := fat.Open(f)
-		if err != nil {
-			return err
-		}
-		return do(v)
-	})
+func (m espMount) OnDevice(do func(fat.Disk) error) error {
+	return m.mounts.OnDevice("efi", func(f *os.File) error { return do(f) })
 }
 
-func (n espNames) Rename(dir, from, to string) error {
-	return n.edit(func(v *fat.Volume) error { return v.Rename(dir, from, to) })
-}
-
-func (n espNames) Exchange(dir, temp, final string) error {
-	return n.edit(func(v *fat.Volume) error { return v.Exchange(dir, temp, final) })
-}
-
-func (n espNames) Remove(dir, name string) error {
-	return n.edit(func(v *fat.Volume) error { return v.Remove(dir, name) })
-}
-
-func (n espNames) Reclaim() error {
-	return n.edit(func(v *fat.Volume) error {
-		if partition.Busy(n.device) {
-			return nil // a file that is being written there may have no name yet
-		}
-		_, err := v.Reclaim()
-		return err
-	})
-}
+func (m espMount) Busy() bool { return partition.Busy(m.device) }

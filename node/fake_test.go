@@ -55,7 +55,7 @@ func fakeMachine(t testing.TB, disk string, firmware, booted, cache string, d *d
 		), Recovery: store.NewOn(filepath.Join(disk, recoveryDir), d),
 		ESP:   fakeESP(disk, firmware, d),
 		OEM:   filepath.Join(disk, oemDir),
-		Cache: cache, bootFiles: fakeBootFiles,
+		Cache: cache, bootFiles: fakeBootFiles, freeBytes: store.Free,
 	}
 }
 

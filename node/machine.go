@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/kairos-buildkit/kairos/disk/fat"
 	"github.com/kairos-buildkit/kairos/internal/durable"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/loader"
@@ -30,7 +31,7 @@ type Machine struct {
 	mounts *partition.Set
 	// bootFiles takes a release's boot files out of a store: readBootFiles, or a test's.
 	bootFiles func(*store.Store, layout.Release, Progress) (loader.BootFiles, bootFacts, error)
-	// freeBytes is what statfs says of a folder, or a test.
+	// freeBytes says how many bytes are free in the file system that a folder is in: store.Free, or a test.
 	freeBytes func(dir string) (int64, error)
 }
 
@@ -101,7 +102,7 @@ func open(
 	on *partition.Set,
 	only ...string,
 ) (_ *Machine, err error) {
-	m := &Machine{Boot: boot, Root: root, FS: d, mounts: on, bootFiles: readBootFiles}
+	m := &Machine{Boot: boot, Root: root, FS: d, mounts: on, bootFiles: readBootFiles, freeBytes: store.Free}
 	if boot.Role == layout.RoleLive {
 		return m, nil
 	}
@@ -145,7 +146,8 @@ func open(
 		m.Cache = filepath.Join(m.path(layout.MountPersistent), ".kairos")
 	}
 	m.OEM = paths["oem"]
-	m.ESP = newESP(paths["efi"], boot.Firmware, m.FS, espNames{m.mounts, boot.Devices["efi"]}, m.variables())
+	m.ESP = newESP(paths["efi"], boot.Firmware, m.FS,
+		fat.Mounted{Mount: espMount{m.mounts, boot.Devices["efi"]}}, m.variables())
 	return m, nil
 }
 

@@ -197,7 +197,7 @@ func liveMedium(t testing.TB, img testImage) (*store.Store, layout.Release, erro
 	if err != nil {
 		return nil, layout.Release{}, err
 	}
-	layers, err := (&Machine{}).stageLayers(t.Context(), s, i, 0, nil)
+	layers, err := (&Machine{freeBytes: store.Free}).stageLayers(t.Context(), s, i, 0, nil)
 	if err != nil {
 		return nil, layout.Release{}, err
 	}

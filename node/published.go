@@ -87,7 +87,7 @@ func (m *Machine) takes(s *store.Store, a release.Artifact, has hasLayer) error 
 			return fmt.Errorf("layer %s is here in another format", l.DiffID.Short())
 		}
 	}
-	if have, err := m.free(s.Dir()); err != nil || have < need {
+	if have, err := m.freeBytes(s.Dir()); err != nil || have < need {
 		return errors.Join(err, fmt.Errorf("it takes %s, and %s are free", mib(need), mib(have)))
 	}
 	return nil

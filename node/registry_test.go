@@ -454,7 +454,7 @@ func TestFailedUpgradeGivesRoomBack(t *testing.T) {
 	if n := reg.bytes.Load(); n > 64<<10 {
 		t.Errorf("%d bytes were fetched", n)
 	}
-	m.freeBytes = nil
+	m.freeBytes = store.Free
 	if r, err := m.Upgrade(t.Context(), o); err != nil || r.Release != big.id {
 		t.Errorf("with room again: %+v, %v", r, err)
 	}

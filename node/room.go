@@ -27,14 +27,14 @@ func (m *Machine) roomToFetch(
 		return err
 	}
 	dir := filepath.Join(m.Cache, cacheDir)
-	have, err := m.free(dir)
+	have, err := m.freeBytes(dir)
 	if err != nil || have >= need+reserve {
 		return err
 	}
 	if err := e.Forget(ctx); err != nil {
 		return err
 	}
-	if have, err = m.free(dir); err != nil || have >= need+reserve {
+	if have, err = m.freeBytes(dir); err != nil || have >= need+reserve {
 		return err
 	}
 	where := "PERSISTENT"

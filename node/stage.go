@@ -173,7 +173,7 @@ func addLayer(
 // conversion bounds what an image's new layers may have in all; 0 is what the store's partition may hold.
 func (m *Machine) conversion(s *store.Store, maxContent int64) (erofs.Options, error) {
 	if maxContent == 0 {
-		have, err := m.free(s.Dir())
+		have, err := m.freeBytes(s.Dir())
 		if err != nil {
 			return erofs.Options{}, err
 		}
@@ -302,14 +302,6 @@ func imageBootFiles(tree fs.FS) (f loader.BootFiles, err error) {
 func hasGrub(tree fs.FS) bool {
 	_, err := fs.Stat(tree, layout.ImageGrubDir)
 	return err == nil
-}
-
-// free returns the free bytes of the file system that a folder is in.
-func (m *Machine) free(dir string) (int64, error) {
-	if m.freeBytes != nil {
-		return m.freeBytes(dir)
-	}
-	return store.Free(dir)
 }
 
 // reserve is kept free on each partition, in bytes: for logs and for file system metadata.

@@ -225,7 +225,7 @@ func (m *Machine) activate(ctx context.Context, s *stagedRelease, progress Progr
 // roomOnESP makes sure that the boot files fit, at the cost of releases that nobody needs.
 func (m *Machine) roomOnESP(ctx context.Context, s *stagedRelease, progress Progress) error {
 	need := s.files.Size() + 1<<20
-	have, err := m.free(m.ESP.Dir)
+	have, err := m.freeBytes(m.ESP.Dir)
 	if err != nil || have >= need {
 		return err
 	}
@@ -237,7 +237,7 @@ func (m *Machine) roomOnESP(ctx context.Context, s *stagedRelease, progress Prog
 	if _, err := m.ESP.Retire(m.protected(slots)); err != nil {
 		return err
 	}
-	if have, err = m.free(m.ESP.Dir); err != nil || have >= need {
+	if have, err = m.freeBytes(m.ESP.Dir); err != nil || have >= need {
 		return err
 	}
 	return refuse(
@@ -261,7 +261,7 @@ func (m *Machine) makeRoom(
 	if err != nil {
 		return err
 	}
-	have, err := m.free(s.Dir())
+	have, err := m.freeBytes(s.Dir())
 	if err != nil || have >= need+reserve {
 		return err
 	}
@@ -278,7 +278,7 @@ func (m *Machine) makeRoom(
 	if _, err := s.GC(ctx, keep); err != nil {
 		return err
 	}
-	if have, err = m.free(s.Dir()); err != nil || have >= need+reserve {
+	if have, err = m.freeBytes(s.Dir()); err != nil || have >= need+reserve {
 		return err
 	}
 	return refuse(
@@ -347,7 +347,7 @@ func (m *Machine) collect(ctx context.Context, e *fetch.Engine, progress Progres
 		return nil, err
 	}
 	keep := m.protected(slots)
-	if active, ok := slots.Active(); ok && m.complete(m.State, active.ID) {
+	if active, ok := slots.Active(); ok && !slices.Contains(keep, active.ID) && m.complete(m.State, active.ID) {
 		keep = append(keep, active.ID)
 	}
 	if passive, ok := slots.Passive(); ok && len(keep) < 2 && m.complete(m.State, passive.ID) {
@@ -408,7 +408,7 @@ func (m *Machine) upgradeRecovery(
 	if err != nil {
 		return r, err
 	}
-	if have, err := m.free(m.Recovery.Dir()); err != nil {
+	if have, err := m.freeBytes(m.Recovery.Dir()); err != nil {
 		return r, err
 	} else if have < need+reserve {
 		return r, refuse("the recovery partition has %s free where the image's new layers need about %s: "+

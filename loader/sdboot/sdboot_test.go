@@ -4,31 +4,19 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/kairos-buildkit/kairos/assets"
+	"github.com/kairos-buildkit/kairos/disk/filetree"
 	"github.com/kairos-buildkit/kairos/internal/efivars"
+	"github.com/kairos-buildkit/kairos/internal/fattest"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/loader"
 	"github.com/kairos-buildkit/kairos/uki"
 )
 
 const idA, idB = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
-
-// dirNames changes names in a directory.
-type dirNames string
-
-func (d dirNames) Rename(dir, from, to string) error {
-	return os.Rename(filepath.Join(string(d), dir, from), filepath.Join(string(d), dir, to))
-}
-func (d dirNames) Exchange(dir, temp, final string) error { return d.Rename(dir, temp, final) }
-func (d dirNames) Remove(dir, name string) error {
-	return os.RemoveAll(filepath.Join(string(d), dir, name))
-}
-func (dirNames) Reclaim() error { return nil }
 
 // program is a UKI without a kernel.
 func program(t *testing.T) []byte {
@@ -53,7 +41,7 @@ func program(t *testing.T) []byte {
 
 func machine(t *testing.T) (*loader.ESP, efivars.Dir) {
 	t.Helper()
-	dir, vars := t.TempDir(), efivars.Dir(t.TempDir())
+	vars := efivars.Dir(t.TempDir())
 	if err := vars.Write("LoaderInfo", efivars.Loader, efivars.FromText("systemd-boot")); err != nil {
 		t.Fatal(err)
 	}
@@ -62,14 +50,14 @@ func machine(t *testing.T) (*loader.ESP, efivars.Dir) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var files []filetree.File
 	for _, f := range content {
-		name := filepath.Join(dir, f.Path)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, f.Data, 0o644)); err != nil {
-			t.Fatal(err)
-		}
+		files = append(files, filetree.Bytes(f.Path, f.Data))
 	}
+	v := fattest.New(t, 16<<20, files...)
+	t.Cleanup(v.Check)
 	l := Loader{Variables: vars}
-	return &loader.ESP{Volume: &loader.Volume{Dir: dir, Names: dirNames(dir)}, Decides: l, Copy: l}, vars
+	return &loader.ESP{Volume: &loader.Volume{Dir: v.Dir, Names: v.Names()}, Decides: l, Copy: l}, vars
 }
 
 // titles are what the boot menu shows, by file.
