@@ -65,6 +65,12 @@ Permissions are octal: ` + "`0644`, `\"0644\"` and `644`" + ` are the same. In t
 with dots: ` + "`partitions.oem.size: 60`" + `.
 Keys that begin with ` + "`x-`" + ` or a dot are left alone, for what aliases refer to.
 
+**Templates** are Go's, with the functions of [sprig](https://masterminds.github.io/sprig/) and ` + "`required`" + `:
+in the hostname, in commands and contents of files, in what stages write. They know
+` + "`.MachineID`, `.Random` and `.UUID`" + `, and below ` + "`.Values`" + ` node, os, kernel, product, board,
+chassis, bios, cpu, memory, storage and network. ` + "`kairos.config_url=`" + ` may be one, too:
+` + "`https://example.org/?id={{.Values.product.uuid}}`" + `.
+
 **Keys of an account.** ` + "`github:NAME` and `gitlab:NAME`" + ` are fetched from github.com and gitlab.com, as
 /NAME.keys. Another server, such as a company's own, is named by a line ` + "`KAIROS_GITHUB_URL=https://…`" + ` or
 ` + "`KAIROS_GITLAB_URL=https://…`" + ` in /etc/kairos/environment, which the image's Dockerfile or write_files

@@ -57,7 +57,8 @@ func systemKeys() []*Key {
 		list("write_files", "Files, written at every boot.", &Key{Type: tObject, Keys: writeFileKeys()}),
 		list(
 			"runcmd",
-			"Commands that run once the system is up, at every boot. One that fails does not end the rest.",
+			"Commands that run once the system is up, at every boot. One that fails does not end the rest. "+
+				"They may be templates.",
 			&Key{Type: tCommand},
 		).joined().secret(),
 	}
@@ -120,7 +121,8 @@ func userKeys() []*Key {
 func writeFileKeys() []*Key {
 	return []*Key{
 		key("path", tString, "Where; folders are made.").checked(absolute),
-		key("content", tString, "What.").secret(),
+		key("content", tString, "What. It may be a template.").secret().
+			differs("one with a value that the machine does not have stays as it is"),
 		key("encoding", tString, "How content is written: b64, gzip or both.").oneOf(encodings...),
 		key("owner", tString, "USER or USER:GROUP; root:root where it is not said."),
 		key(

@@ -63,6 +63,9 @@ func (m *Machine) MediumConfig(ctx context.Context) (c *config.Config, raw []byt
 	words := layout.ParseCmdline(string(cmdline))
 	if url, _ := words.Get(layout.CmdlineConfigURL); url != "" {
 		digest, _ := words.Get(layout.CmdlineConfigSHA256)
+		if url, err = m.address(url); err != nil {
+			return nil, nil, err
+		}
 		if b, err = fetchConfig(ctx, url, digest); err != nil {
 			return nil, nil, err
 		}
@@ -75,6 +78,19 @@ func (m *Machine) MediumConfig(ctx context.Context) (c *config.Config, raw []byt
 		}
 	}
 	return c, raw, nil
+}
+
+// address renders the template that kairos.config_url= may be.
+func (m *Machine) address(url string) (string, error) {
+	s, err := provision.Open(m.Root, m.Boot)
+	if err == nil {
+		defer s.Close()
+		url, err = s.Address(url)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s=: %w", layout.CmdlineConfigURL, err)
+	}
+	return url, nil
 }
 
 // fetchConfig fetches a config. The network may still be coming up. Whoever writes a config is root on the machine: so

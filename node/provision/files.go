@@ -25,6 +25,7 @@ func (s *System) writeFile(f config.WriteFile) error {
 	if f.Err != nil {
 		return f.Err
 	}
+	f.Content = []byte(s.renderedIfKnown(string(f.Content)))
 	a := tree.Attr{Mode: f.FileMode(), UID: -1, GID: -1}
 	var owner error
 	if f.Owner != "" {
@@ -74,6 +75,10 @@ func (s *System) applyRunCmd(c *config.Config) {
 	var b bytes.Buffer
 	b.WriteString("failed=\n")
 	for i, cmd := range commands {
+		cmd.Line = s.renderedIfKnown(cmd.Line)
+		for i, word := range cmd.Argv {
+			cmd.Argv[i] = s.renderedIfKnown(word)
+		}
 		fmt.Fprintf(&b, "( eval %s ) || failed=\"$failed %d\"\n", quote(cmd.Shell()), i)
 	}
 	b.WriteString("[ -z \"$failed\" ] || { echo \"runcmd: these failed (counted from 0):$failed\"; exit 1; }\n")

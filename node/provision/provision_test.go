@@ -117,6 +117,8 @@ write_files:
   - {path: /etc/a/suid, content: "#!/bin/sh\n", permissions: 04755}
   - {path: /etc/a/quoted, content: aGVsbG8=, encoding: b64, permissions: "0600"}
   - {path: /etc/a/quoted, content: " world", append: true}
+  - {path: /etc/a/template, content: "{{ .MachineID | trunc 2 }}-{{ .Values.node.machineid | trunc 2 }}"}
+  - {path: /etc/a/helm, content: "{{ .Values.image.name }}"}
 stages:
   initramfs:
     - name: second
@@ -135,7 +137,8 @@ k3s:
 runcmd:
   - exit 3
   - "this is ( no shell"
-  - [touch, ran]
+  - [touch, ran, "{{ trunc 2 .MachineID }}"]
+  - touch {{ trunc 3 .MachineID }}
 `)
 	for range 2 { // the same at the next boot
 		if problems := apply(t, s, c); problems != "" {
@@ -150,6 +153,8 @@ runcmd:
 		"etc/locale.conf":                "LANG=en_US.UTF-8\n",
 		timesyncd[1:]:                    "[Time]\nNTP=time.example\n",
 		"etc/a/quoted":                   "hello world",
+		"etc/a/template":                 "01-01",
+		"etc/a/helm":                     "{{ .Values.image.name }}",
 		"etc/a/stage":                    "0123456789abcdef0123456789abcdef\n",
 		"etc/environment":                "A=\"b c\"\n",
 		"run/kairos/k3s.env":             "K3S_TOKEN=\"se\\\"cret\"\n",
@@ -190,7 +195,9 @@ runcmd:
 	if err == nil || !strings.Contains(string(out), "these failed (counted from 0): 0 1") {
 		t.Errorf("runcmd: %v\n%s", err, out)
 	}
-	get(t, dir, "ran")
+	for _, name := range []string{"ran", "01", "012"} {
+		get(t, dir, name)
+	}
 }
 
 // Each file and each key stands for itself, and what was right before still lets its author in.
