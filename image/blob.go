@@ -27,7 +27,7 @@ func ReadBlob(ctx context.Context, from Blobs, desc ocispec.Descriptor) ([]byte,
 	if desc.Size > MaxMetadata {
 		return nil, fmt.Errorf("blob %s: %w", desc.Digest, &bounded.SizeError{Max: MaxMetadata})
 	}
-	r, err := openBlob(ctx, from, desc)
+	r, err := OpenBlob(ctx, from, desc)
 	if err != nil {
 		return nil, err
 	}
@@ -49,8 +49,8 @@ func readJSON(ctx context.Context, from Blobs, desc ocispec.Descriptor, to any) 
 	return nil
 }
 
-// openBlob opens a blob whose end is only reached if it is what the descriptor says.
-func openBlob(ctx context.Context, from Blobs, desc ocispec.Descriptor) (io.ReadCloser, error) {
+// OpenBlob opens a blob whose end is only reached if it is what the descriptor says.
+func OpenBlob(ctx context.Context, from Blobs, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	if err := desc.Digest.Validate(); err != nil {
 		return nil, fmt.Errorf("blob %q: %w", desc.Digest, err)
 	}

@@ -115,6 +115,9 @@ func (c *chooser) look(ctx context.Context, descs []ocispec.Descriptor, depth in
 	return nil
 }
 
+// Artifact says whether a descriptor says of itself that it is no image's.
+func Artifact(d ocispec.Descriptor) bool { return artifact(d.ArtifactType) }
+
 // artifact says whether a type of artifact is another one than that of images, which some
 // programs give with the config's media type.
 func artifact(artifactType string) bool {
@@ -194,7 +197,7 @@ func (c *chooser) image(ctx context.Context, f candidate) (*Image, error) {
 	var layers []StoredLayer
 	for _, l := range m.Layers {
 		layers = append(layers, StoredLayer{l.Size, func(ctx context.Context) (io.ReadCloser, error) {
-			return openBlob(ctx, c.blobs, l)
+			return OpenBlob(ctx, c.blobs, l)
 		}})
 	}
 	img, err := New(raw, layers, c.options)

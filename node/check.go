@@ -165,7 +165,7 @@ func (m *Machine) cost(ctx context.Context, c *api.UpgradeCheck, target *store.S
 		} else if ok {
 			continue
 		}
-		if c.Missing++; img.Repository != nil {
+		if c.Missing++; inRegistry(img.Repository) {
 			c.Fetch += l.Stored
 		}
 	}

@@ -24,7 +24,7 @@ import (
 // published is a release that is beside its image.
 type published struct {
 	release.Artifact
-	from *registry.Repository
+	from source.Repository
 }
 
 // published finds the release beside an image, where that can be used here: its layers are those of the image, in the
@@ -110,10 +110,23 @@ func (m *Machine) fetch(
 		stats, err := m.fetchLayer(ctx, e, s, p, i, progress)
 		total.Add(stats)
 		if err != nil {
-			return total, err
+			return p.count(total), err
 		}
 	}
-	return total, nil
+	return p.count(total), nil
+}
+
+// count leaves out what comes over no network.
+func (p *published) count(s blocks.Stats) blocks.Stats {
+	if !inRegistry(p.from) {
+		s.Fetched, s.Ranges, s.Requests = 0, 0, 0
+	}
+	return s
+}
+
+func inRegistry(r source.Repository) bool {
+	_, ok := r.(*registry.Repository)
+	return ok
 }
 
 func transfer(s blocks.Stats) api.Transfer {
@@ -143,7 +156,7 @@ func (m *Machine) forecast(ctx context.Context, p *published, has hasLayer) (tot
 		total.Add(plan.Cost())
 		locals = append(locals, plan.Local())
 	}
-	return total, nil
+	return p.count(total), nil
 }
 
 // remote reads parts of a layer's blob.
@@ -186,8 +199,12 @@ func (m *Machine) fetchLayer(
 	if err == nil || ctx.Err() != nil || isNoSpace(err) || isReadOnly(err) {
 		return stats, err
 	}
+	from, ok := p.from.(*registry.Repository)
+	if !ok { // it is here: what cannot be read by parts cannot be read as a whole
+		return stats, err
+	}
 	progress.note(fmt.Sprintf("layer %s is fetched as a whole: %v", l.DiffID.Short(), err))
-	more, err := wholeBlob(ctx, e, s, p.from, l, desc, progress)
+	more, err := wholeBlob(ctx, e, s, from, l, desc, progress)
 	stats.Fetched += more.Fetched
 	stats.Requests += more.Requests
 	stats.Reused, stats.Written, stats.Ranges = 0, more.Written, more.Ranges

@@ -17,13 +17,14 @@ import (
 type releaseOptions struct {
 	cache, metadataFile string
 	signKeys            []string
+	mirror              bool
 	source              source.Options
 }
 
 func newReleaseCommand(s streams) *cobra.Command {
 	var o releaseOptions
 	c := &cobra.Command{
-		Use:   "release [flags] REF",
+		Use:   "release [flags] REF, or release --copy [flags] SRC DST",
 		Short: "Publish the release of an image beside it, so that nodes fetch what they boot",
 		Long: `Converts the layers of a bootable image that is in a registry, whoever built it, once, and
 pushes the release beside the image, as an artifact whose subject is the image's manifest.
@@ -32,22 +33,44 @@ docs/release-format.md describes it.
 Layers that another release of the repository has are neither converted nor uploaded: those of its
 highest tags are looked at, and believed as the images of the repository are. With --sign-key none is
 believed: what gets signed was converted here. Registries are reached as
-/etc/containerd/certs.d says, with the credentials of the Docker config.`,
+/etc/containerd/certs.d says, with the credentials of the Docker config.
+
+--copy mirrors an image with all its platforms, their releases and signatures, byte for byte: nothing is
+converted, all digests stay, and what DST has is not sent again. SRC and DST are each in a registry, an
+oci-layout:DIR[:TAG] or an oci-archive:FILE[:TAG], which is how they get to where no network is:
+"kairos-apply upgrade oci-archive:FILE" takes the release from there.`,
 		Example: `  kairos release registry.example/os:v1
   kairos release --sign-key release.key registry.example/os:v1
-  kairos release --platform linux/arm64 registry.example/os:v1`,
+  kairos release --platform linux/arm64 registry.example/os:v1
+  kairos release --copy registry.example/os:v1 mirror.example/os:v1
+  kairos release --copy registry.example/os:v1 oci-archive:os-v1.tar:v1`,
 		Args: func(c *cobra.Command, args []string) error {
+			if o.mirror {
+				if len(args) != 2 {
+					return usagef("kairos release --copy needs two arguments: from where, and to where")
+				}
+				if len(o.signKeys) > 0 || o.metadataFile != "" || o.cache != "" {
+					return usagef("--copy makes nothing: it goes with --platform, --hosts-dir and --insecure")
+				}
+				return nil
+			}
 			if len(args) != 1 {
 				return usagef("kairos release needs one argument: the image, such as registry.example/os:v1")
 			}
 			return nil
 		},
-		RunE: func(c *cobra.Command, args []string) error { return o.run(c.Context(), args[0], s) },
+		RunE: func(c *cobra.Command, args []string) error {
+			if o.mirror {
+				return o.copy(c.Context(), args[0], args[1], s)
+			}
+			return o.run(c.Context(), args[0], s)
+		},
 	}
 	f := c.Flags()
 	f.SortFlags = false
 	f.StringArrayVar(&o.signKeys, "sign-key", nil,
 		"sign the release with the private key in this file, or - for standard input; may be repeated")
+	f.BoolVar(&o.mirror, "copy", false, "copy an image and its releases from SRC to DST")
 	f.StringVar(&o.metadataFile, "metadata-file", "", "write digests and sizes of the result to this file, as JSON")
 	f.StringVar(&o.cache, "cache", "", "folder that keeps converted layers (default the builder's)")
 	sourceFlags(f, &o.source)

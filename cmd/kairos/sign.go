@@ -182,7 +182,7 @@ func inRegistry(ctx context.Context, name string, o source.Options) (*registry.R
 }
 
 // releaseOf returns the release that a node finds beside the image.
-func releaseOf(ctx context.Context, from *registry.Repository, img *image.Image) (release.Artifact, error) {
+func releaseOf(ctx context.Context, from release.Repository, img *image.Image) (release.Artifact, error) {
 	manifest := layout.Digest(img.Manifest.Digest)
 	a, err := release.Find(ctx, from, manifest)
 	if errors.Is(err, release.ErrNone) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -22,13 +23,14 @@ func newVerifyCommand(s streams) *cobra.Command {
 	var o verifyOptions
 	c := &cobra.Command{
 		Use:   "verify [flags] REF",
-		Short: "Check who has signed the release that is beside an image in a registry",
+		Short: "Check who has signed the release that is beside an image",
 		Long: `Checks that the release beside an image is the image's, and that the given keys have signed its list of
 root hashes (release.json). The blobs themselves are not fetched: whoever reads them compares them with
 those root hashes.
 
 An image that has the keys in /usr/lib/kairos/trust.d asks for their signatures itself when it is exported
-and when it boots; docs/security.md says what that stops.`,
+and when it boots; docs/security.md says what that stops. REF is in a registry, in an oci-layout: or in an
+oci-archive:.`,
 		Example: `  kairos verify --key release.key.pub registry.example/os:v1
   kairos verify --key a.pub --key b.pub --key c.pub --threshold 2 registry.example/os:v1`,
 		Args: oneArg("the image, such as registry.example/os:v1"),
@@ -63,12 +65,24 @@ func (o *verifyOptions) run(c *cobra.Command, name string, s streams) error {
 
 func (o *verifyOptions) verify(
 	ctx context.Context, name string, keys []trust.PublicKey, threshold int, s streams,
-) error {
-	repository, img, err := inRegistry(ctx, name, o.source)
+) (err error) {
+	ref, err := source.Parse(name)
+	if err != nil {
+		return usageError{err}
+	}
+	if ref.Kind != source.Registry && ref.Kind != source.OCILayout && ref.Kind != source.OCIArchive {
+		return usagef("image %s: a release is beside an image in a registry or an OCI layout", name)
+	}
+	img, err := openImage(ctx, name, o.source)
 	if err != nil {
 		return err
 	}
-	a, err := releaseOf(ctx, repository, img)
+	defer func() { err = errors.Join(err, img.Close()) }()
+	repository := img.Repository
+	if repository == nil {
+		return fmt.Errorf("image %s: it is in an old docker-archive, which has no releases", name)
+	}
+	a, err := releaseOf(ctx, repository, &img.Image)
 	if err != nil {
 		return err
 	}

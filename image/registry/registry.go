@@ -3,6 +3,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -54,25 +55,46 @@ type Repository struct {
 
 // Find resolves a reference as people write it, such as "os:v2".
 func Find(ctx context.Context, ref string, o Options) (*Repository, ocispec.Descriptor, error) {
-	full, err := FullName(ref)
+	r, err := At(ctx, ref, o)
 	if err != nil {
 		return nil, ocispec.Descriptor{}, err
 	}
+	_, desc, err := r.resolver.Resolve(quiet(ctx), r.Name)
+	if err != nil {
+		return nil, desc, r.Explain(err)
+	}
+	return r, desc, nil
+}
+
+// At returns the repository of a reference, and asks nobody: it need not be there.
+func At(ctx context.Context, ref string, o Options) (*Repository, error) {
+	full, err := FullName(ref)
+	if err != nil {
+		return nil, err
+	}
 	named, err := reference.ParseNormalizedNamed(full)
 	if err != nil {
-		return nil, ocispec.Descriptor{}, err
+		return nil, err
 	}
 	ctx = quiet(ctx)
 	r := &Repository{Name: full, host: reference.Domain(named), repo: reference.TrimNamed(named), hosts: o.hosts(ctx)}
 	r.resolver = docker.NewResolver(docker.ResolverOptions{Hosts: r.hosts})
-	name, desc, err := r.resolver.Resolve(ctx, full)
-	if err != nil {
-		return nil, desc, r.Explain(err)
+	if r.fetcher, err = r.resolver.Fetcher(ctx, full); err != nil {
+		return nil, r.Explain(err)
 	}
-	if r.fetcher, err = r.resolver.Fetcher(ctx, name); err != nil {
-		return nil, desc, r.Explain(err)
+	return r, nil
+}
+
+// Tag pushes an index or a manifest by the name that the repository was opened with.
+func (r *Repository) Tag(ctx context.Context, desc ocispec.Descriptor, manifest []byte) error {
+	if named, err := reference.ParseNormalizedNamed(r.Name); err != nil || reference.IsNameOnly(named) {
+		return errors.Join(err, fmt.Errorf("%s has no tag", r.Name))
+	} else if _, ok := named.(reference.Digested); ok {
+		return fmt.Errorf("%s names a digest: give the copy a tag", r.Name)
 	}
-	return r, desc, nil
+	fresh := *r // containerd's resolver believes that what it has pushed by digest needs no tag
+	fresh.resolver = docker.NewResolver(docker.ResolverOptions{Hosts: r.hosts})
+	return fresh.push(ctx, r.Name, desc, bytes.NewReader(manifest))
 }
 
 // Resolve returns what another tag or digest of the repository names.

@@ -65,11 +65,7 @@ func openDocker(ctx context.Context, ref string, o opening) (*Image, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	img, err := fromTree(ctx, tree, "", o)
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return &Image{Image: *img, close: f.Close}, nil
+	return fromTree(ctx, tree, "", f, o)
 }
 
 // dockerClient talks to the engine at a socket.

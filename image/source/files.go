@@ -23,37 +23,44 @@ import (
 
 // openLayout opens DIR[:TAG][@DIGEST].
 func openLayout(ctx context.Context, s string, o opening) (*Image, error) {
-	dir, tag := splitTag(s)
-	root, err := os.OpenRoot(dir)
+	tree, tag, closer, err := layoutTree(s)
 	if err != nil {
 		return nil, err
 	}
-	img, err := fromTree(ctx, root.FS(), tag, o)
+	return fromTree(ctx, tree, tag, closer, o)
+}
+
+func layoutTree(s string) (tree fs.FS, tag string, closer io.Closer, err error) {
+	dir, tag := splitTag(s)
+	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, errors.Join(err, root.Close())
+		return nil, "", nil, err
 	}
-	return &Image{Image: *img, close: root.Close}, nil
+	return root.FS(), tag, root, nil
 }
 
 // openArchive opens FILE[:TAG], a tar with an OCI layout or what an old `docker save` wrote.
 func openArchive(ctx context.Context, s string, o opening) (*Image, error) {
-	name, tag := splitTag(s)
-	f, err := os.Open(name)
+	tree, tag, closer, err := archiveTree(s)
 	if err != nil {
 		return nil, err
 	}
-	tree, err := tarTree(f)
+	return fromTree(ctx, tree, tag, closer, o)
+}
+
+func archiveTree(s string) (tree fs.FS, tag string, closer io.Closer, err error) {
+	name, tag := splitTag(s)
+	f, err := os.Open(name)
 	if err != nil {
-		return nil, errors.Join(
+		return nil, "", nil, err
+	}
+	if tree, err = tarTree(f); err != nil {
+		return nil, "", nil, errors.Join(
 			fmt.Errorf("read the archive: %w: want a tar archive that is not compressed", err),
 			f.Close(),
 		)
 	}
-	img, err := fromTree(ctx, tree, tag, o)
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return &Image{Image: *img, close: f.Close}, nil
+	return tree, tag, f, nil
 }
 
 // splitTag takes PATH:TAG or PATH@DIGEST apart.
@@ -77,11 +84,36 @@ func splitTag(s string) (name, tag string) {
 }
 
 // fromTree reads an OCI layout or an old docker-archive.
-func fromTree(ctx context.Context, tree fs.FS, tag string, o opening) (*image.Image, error) {
-	b, err := bounded.ReadFile(tree, "index.json", image.MaxMetadata)
+func fromTree(ctx context.Context, tree fs.FS, tag string, closer io.Closer, o opening) (_ *Image, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closer.Close())
+		}
+	}()
+	index, err := readIndex(tree)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fromDockerArchive(tree, tag, o)
+		img, err := fromDockerArchive(tree, tag, o)
+		if err != nil {
+			return nil, err
+		}
+		return &Image{Image: *img, close: closer.Close}, nil
 	}
+	if err != nil {
+		return nil, err
+	}
+	descs, err := tagged(index, tag)
+	if err != nil {
+		return nil, err
+	}
+	img, err := image.Read(ctx, treeBlobs{tree}, o.image, descs...)
+	if err != nil {
+		return nil, err
+	}
+	return &Image{Image: *img, Repository: ociTree{treeBlobs{tree}, index}, close: closer.Close}, nil
+}
+
+func readIndex(tree fs.FS) ([]ocispec.Descriptor, error) {
+	b, err := bounded.ReadFile(tree, "index.json", image.MaxMetadata)
 	if err != nil {
 		return nil, err
 	}
@@ -89,11 +121,7 @@ func fromTree(ctx context.Context, tree fs.FS, tag string, o opening) (*image.Im
 	if err := json.Unmarshal(b, &index); err != nil {
 		return nil, fmt.Errorf("index.json: %w", err)
 	}
-	descs, err := tagged(index.Manifests, tag)
-	if err != nil {
-		return nil, err
-	}
-	return image.Read(ctx, treeBlobs{tree}, o.image, descs...)
+	return index.Manifests, nil
 }
 
 // tagged returns the descriptors with a tag, a reference or @digest; without one the
@@ -106,7 +134,7 @@ func tagged(manifests []ocispec.Descriptor, tag string) ([]ocispec.Descriptor, e
 	var found []ocispec.Descriptor
 	names := map[string]bool{}
 	for _, m := range manifests {
-		if !images.IsManifestType(m.MediaType) && !images.IsIndexType(m.MediaType) {
+		if !images.IsManifestType(m.MediaType) && !images.IsIndexType(m.MediaType) || image.Artifact(m) {
 			continue
 		}
 		short, full := m.Annotations[ocispec.AnnotationRefName], m.Annotations[images.AnnotationImageName]

@@ -54,7 +54,7 @@ func FuzzTree(f *testing.F) {
 		}
 		o := opening{image: image.Options{Fallback: true}}
 		o.image.Platform = ocispec.Platform{OS: "linux", Architecture: "amd64"}
-		img, err := fromTree(context.Background(), files, tag, o)
+		img, err := fromTree(context.Background(), files, tag, io.NopCloser(nil), o)
 		if err != nil {
 			return
 		}

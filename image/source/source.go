@@ -61,8 +61,8 @@ func (o Options) Image() (image.Options, error) {
 // Image is an open image.
 type Image struct {
 	image.Image
-	// Repository is where the image is, with what refers to it; nil where that is no registry.
-	Repository *registry.Repository
+	// Repository is where the image is, with what refers to it; nil where that is no registry and no OCI layout.
+	Repository Repository
 	close      func() error
 }
 
