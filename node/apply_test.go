@@ -1,11 +1,14 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kairos-buildkit/kairos/config"
 	"github.com/kairos-buildkit/kairos/layout"
@@ -158,8 +161,7 @@ func TestHealth(t *testing.T) {
 	for name, c := range map[string]struct {
 		checks map[string]string // path: script
 		says   string            // "" is healthy
-		// deadline in seconds; 0: long enough. The one of a check that hangs is over soon.
-		deadline int
+		hangs  bool              // it says that it runs, by the FIFO "runs", and the deadline comes then
 	}{
 		"none": {},
 		"all pass": {checks: map[string]string{
@@ -174,8 +176,10 @@ func TestHealth(t *testing.T) {
 			layout.ImageHealthDir + "/10-a": "exit 1",
 			layout.HealthDir + "/10-a":      "exit 0",
 		}},
-		"one hangs": {checks: map[string]string{layout.ImageHealthDir + "/10-a": "sleep 600 & sleep 600"},
-			says: "health check 10-a did not end in time", deadline: 1},
+		"one hangs": {checks: map[string]string{
+			layout.ImageHealthDir + "/10-a": "echo > $(dirname $0)/runs; sleep 600 & sleep 600",
+		},
+			says: "health check 10-a did not end in time", hangs: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -186,7 +190,7 @@ func TestHealth(t *testing.T) {
 				t.Fatal(err)
 			}
 			m = fakeMachine(t, disk, "uefi", b.id, t.TempDir(), nil)
-			m.Boot.Trial, m.Boot.Deadline = true, c.deadline
+			m.Boot.Trial = true
 			for path, script := range c.checks {
 				file := m.path(path)
 				if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -196,7 +200,19 @@ func TestHealth(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			got, err := bless(t.Context(), m)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if c.hangs {
+				runs := filepath.Join(m.path(layout.ImageHealthDir), "runs")
+				if err := unix.Mkfifo(runs, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				go func() {
+					_, _ = os.ReadFile(runs)
+					cancel()
+				}()
+			}
+			got, err := bless(ctx, m)
 			if c.says == "" {
 				if err != nil || got.Outcome != "blessed" {
 					t.Errorf("%+v, %v", got, err)
