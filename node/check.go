@@ -273,7 +273,7 @@ func (m *Machine) packagesOf(
 			return all, "", err
 		}
 		if unread {
-			return nil, "the image's packages are rpm's, whose database is not read", nil
+			return nil, packages.WhyUnread, nil
 		}
 	}
 	return nil, "the image has neither dpkg's nor apk's database", nil

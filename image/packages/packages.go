@@ -3,13 +3,15 @@
 //	dpkg   var/lib/dpkg/status        RFC 822 like paragraphs: Package, Status, Version, Architecture (deb-control(5))
 //	apk    lib/apk/db/installed       lines P:name, V:version, paragraphs (apk-tools' apk-package(5))
 //
-// rpm's database is one of SQLite, and is not read.
+// rpm's is a database in one of three formats, and is not read: the libraries that do bring an SQL engine, which would
+// make the node agent a quarter larger and read what a stranger has written as root. That it is there is said.
 package packages
 
 import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"path"
 	"strings"
 )
 
@@ -35,10 +37,18 @@ func Databases() []Database {
 	}
 }
 
-// Unread are paths of databases that cannot be read.
-func Unread() []string {
-	return []string{"usr/lib/sysimage/rpm/rpmdb.sqlite", "var/lib/rpm/rpmdb.sqlite", "usr/share/rpm/rpmdb.sqlite"}
+// Unread are paths of databases that are not read: rpm's, as SQLite, its own ndb and Berkeley DB.
+func Unread() (paths []string) {
+	for _, dir := range []string{"usr/lib/sysimage/rpm", "var/lib/rpm", "usr/share/rpm"} {
+		for _, name := range []string{"rpmdb.sqlite", "Packages.db", "Packages"} {
+			paths = append(paths, path.Join(dir, name))
+		}
+	}
+	return paths
 }
+
+// WhyUnread says to a person why packages are not known that a database of [Unread] has.
+const WhyUnread = "rpm database: not read; compare the output of `rpm -qa` in both images"
 
 // ParseDpkg reads dpkg's status file.
 func ParseDpkg(b []byte) (Packages, error) {

@@ -1,8 +1,12 @@
 package packages
 
 import (
+	"archive/tar"
+	"bytes"
+	"errors"
 	"maps"
 	"testing"
+	"testing/fstest"
 )
 
 const dpkgStatus = `Package: libc6
@@ -49,6 +53,41 @@ func TestParse(t *testing.T) {
 		got, err := c.parse([]byte(c.text))
 		if err != nil || !maps.Equal(got, c.want) {
 			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+}
+
+// rpm's database is seen in each of its formats: its packages are not known, which is not the same as none.
+func TestRPMIsSeen(t *testing.T) {
+	for _, name := range []string{
+		"usr/lib/sysimage/rpm/rpmdb.sqlite", // Fedora
+		"var/lib/rpm/rpmdb.sqlite",          // Enterprise Linux 9 and 10
+		"usr/lib/sysimage/rpm/Packages.db",  // SUSE
+		"var/lib/rpm/Packages",              // Enterprise Linux 8
+	} {
+		for _, inTar := range []bool{false, true} {
+			var s Search
+			var err error
+			if inTar {
+				var b bytes.Buffer
+				w := tar.NewWriter(&b)
+				h := &tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: 1}
+				if err := w.WriteHeader(h); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := w.Write([]byte{0}); err != nil {
+					t.Fatal(err)
+				}
+				err = errors.Join(w.Close(), s.Tar(&b))
+			} else {
+				err = s.Layer(fstest.MapFS{name: {Data: []byte{0}, Mode: 0o644}})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if all, unread, err := s.Packages(); all != nil || !unread || err != nil {
+				t.Errorf("%s, in a tar: %v: %v, %v, %v", name, inTar, all, unread, err)
+			}
 		}
 	}
 }

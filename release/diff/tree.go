@@ -189,7 +189,7 @@ func packagesOf(root *node) (all packages.Packages, unknown string, err error) {
 	}
 	for _, name := range packages.Unread() {
 		if root.at(name, false) != nil {
-			return nil, "the packages are rpm's, whose database is not read", nil
+			return nil, packages.WhyUnread, nil
 		}
 	}
 	return nil, "an image has neither dpkg's nor apk's database", nil
