@@ -12,6 +12,41 @@ import (
 // whatever cloud-init alone knows.
 func (c *Config) WithoutSecrets() *Value { return redact(c.Value(), root) }
 
+// Kept returns the config for a copy that a node keeps: without secrets, but that users have the hashes of their
+// passwords.
+func (c *Config) Kept(hashes map[string]string) *Value {
+	v := c.WithoutSecrets()
+	var fields []field
+	for _, f := range v.fields {
+		if f.name == "users" && f.value.IsList() {
+			items := slices.Clone(f.value.items)
+			for i := range items {
+				items[i] = hashedUser(items[i], hashes)
+			}
+			f.value = f.value.list(items)
+		}
+		fields = append(fields, f)
+	}
+	return v.with(fields)
+}
+
+func hashedUser(user *Value, hashes map[string]string) *Value {
+	var fields []field
+	for _, f := range user.fields {
+		switch f.name {
+		case "passwd", "plain_text_passwd", "hashed_passwd":
+			if hash := hashes[user.Key("name").Text()]; hash != "" && !slices.ContainsFunc(fields, isHashField) {
+				fields = append(fields, field{"hashed_passwd", f.pos, f.value.scalar("!!str", hash)})
+			}
+		default:
+			fields = append(fields, f)
+		}
+	}
+	return user.with(fields)
+}
+
+func isHashField(f field) bool { return f.name == "hashed_passwd" }
+
 func redact(v *Value, k *Key) *Value {
 	switch {
 	case v == nil || v.IsNull():

@@ -49,3 +49,19 @@ stages:
 		t.Error("the config itself was changed")
 	}
 }
+
+func TestKept(t *testing.T) {
+	c := Merge(Parse("c.yaml", []byte("hostname: n1\nenv: {TOKEN: SECRET}\nusers:\n"+
+		"- {name: a, passwd: SECRET, hashed_passwd: SECRET, ssh_authorized_keys: [key]}\n"+
+		"- {name: b, passwd: SECRET}\n- c\n")))
+	b, err := c.Kept(map[string]string{"a": "$6$hash"}).YAML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := Merge(Parse("kept.yaml", b))
+	u := again.Users()
+	if strings.Contains(string(b), "SECRET") || again.Hostname() != "n1" || len(u) != 3 || u[0].Passwd != "$6$hash" ||
+		len(u[0].Keys) != 1 || u[1].Passwd != "" || u[2].Name != "c" {
+		t.Errorf("%+v\n%s", u, b)
+	}
+}

@@ -21,8 +21,8 @@ const (
 	// ImageConfigDir, in an image, and PersistentConfigDir have cloud-config files. Those in MountOEM count more.
 	ImageConfigDir      = "/system/oem"
 	PersistentConfigDir = MountPersistent + "/cloud-config"
-	// KeptConfig, on PERSISTENT, is the last cloud-config that took effect in full. FetchedKeys has a file for each
-	// account whose public keys were fetched. Both are relative to the root.
+	// KeptConfig, on PERSISTENT, is the last cloud-config that took effect in full, without its secrets. FetchedKeys
+	// has a file for each account whose public keys were fetched. Both are relative to the root.
 	KeptConfig  = PersistentState + "/last-config.yaml"
 	FetchedKeys = PersistentState + "/ssh-keys"
 	// OEMMounts is a file on OEM that adds to the policy, see [Mounts].

@@ -35,9 +35,11 @@ type System struct {
 	// Metadata says that the cloud's metadata service is to be asked when the network is up.
 	Metadata bool
 
-	remote   bool // there are more keys to fetch
-	problems []layout.Problem
-	vars     map[string]any // of templates; nil: not read yet
+	remote bool // there are more keys to fetch
+	// Hashes of passwords by the users' names: those of this config, and of the one that was kept.
+	hashes, kept map[string]string
+	problems     []layout.Problem
+	vars         map[string]any // of templates; nil: not read yet
 }
 
 // Open returns the system below a root: "/", or another directory, where no program of it runs.
@@ -61,6 +63,7 @@ func (s *System) keeps() bool { return s.boot.Role == layout.RoleSystem }
 // Apply has all take effect that is done before the image's init starts. What did not is in the problems, which are
 // written where status finds them. The error is that they could not be.
 func (s *System) Apply(ctx context.Context, c *config.Config) ([]layout.Problem, error) {
+	s.hashes = nil // read from what is kept by now
 	s.report(c)
 	if s.boot.Role != layout.RoleLive {
 		s.check("", s.keepIdentity())
@@ -176,7 +179,15 @@ func (s *System) accounts() accounts.System {
 
 // lastConfig reads the last config that took effect in full, where this one has mistakes.
 func (s *System) lastConfig(c *config.Config) *config.Config {
-	if !s.keeps() || len(c.Report().Errors) == 0 {
+	if len(c.Report().Errors) == 0 {
+		return nil
+	}
+	return s.keptConfig()
+}
+
+// keptConfig is the config that was kept, nil where there is none.
+func (s *System) keptConfig() *config.Config {
+	if !s.keeps() {
 		return nil
 	}
 	b, err := s.root.ReadFile(layout.KeptConfig, config.MaxSize)
@@ -186,12 +197,12 @@ func (s *System) lastConfig(c *config.Config) *config.Config {
 	return config.Merge(config.Parse(filepath.Base(layout.KeptConfig), b))
 }
 
-// keepConfig keeps a config that took effect in full.
+// keepConfig keeps a config that took effect in full: its secrets are in the files that it comes from, and not here.
 func (s *System) keepConfig(c *config.Config) error {
 	if !s.keeps() || c.Empty() {
 		return nil
 	}
-	b, err := c.Value().YAML()
+	b, err := c.Kept(s.hashes).YAML()
 	if err != nil {
 		return err
 	}

@@ -118,6 +118,11 @@ func (s *System) user(u config.User, remote map[string][]string) accounts.User {
 	if u.UID >= 0 {
 		out.UID = &u.UID
 	}
+	if u.Passwd != "" {
+		if hash, err := accounts.Hash(u.Passwd, s.keptHashes()[u.Name]); err == nil { // else package accounts says why
+			out.Password, s.hashes[u.Name] = hash, hash
+		}
+	}
 	if u.NoGroup && out.PrimaryGroup == "" {
 		out.PrimaryGroup = "users" // as useradd(8) has it without a group for each user
 	}
@@ -128,6 +133,19 @@ func (s *System) user(u config.User, remote map[string][]string) accounts.User {
 	}
 	out.Keys = s.keys(u.Name, u.Keys, remote)
 	return out
+}
+
+// keptHashes are those of the passwords in the config that was kept, by the users' names.
+func (s *System) keptHashes() map[string]string {
+	if s.hashes == nil {
+		s.hashes, s.kept = map[string]string{}, map[string]string{}
+		if c := s.keptConfig(); c != nil {
+			for _, u := range c.Users() {
+				s.kept[u.Name] = u.Passwd
+			}
+		}
+	}
+	return s.kept
 }
 
 // keys splits keys into lines of authorized_keys and those to fetch.

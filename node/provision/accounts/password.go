@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/go-crypt/crypt"
 	"github.com/go-crypt/crypt/algorithm/shacrypt"
 )
 
@@ -19,6 +20,25 @@ const rounds = 5000
 // isHash says whether the text of a password is a hash of crypt(5), or locks the password.
 func isHash(s string) bool {
 	return hashFormat.MatchString(s) || s == "*" || strings.HasPrefix(s, "!")
+}
+
+// Hash returns the hash of a password that is plain, for a config that is kept: old, where that is one of its hashes,
+// so that the same config has the same bytes. A password that is a hash stays as it is.
+func Hash(password, old string) (string, error) {
+	if !isHash(password) && matches(old, password) {
+		return old, nil
+	}
+	return hashed(password, false)
+}
+
+// matches says whether a hash as this package makes it is a password's.
+func matches(hash, password string) bool {
+	d := crypt.NewDecoder()
+	if err := shacrypt.RegisterDecoder(d); err != nil {
+		return false
+	}
+	digest, err := d.Decode(hash)
+	return err == nil && digest.Match(password)
 }
 
 // hashed returns what /etc/shadow keeps of a password.
