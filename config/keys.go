@@ -199,7 +199,7 @@ func kairosKeys() []*Key {
 		refused("bind-pcrs", "partitions are not encrypted: encrypt a data disk in a stage"),
 		refused("bind-public-pcrs", "partitions are not encrypted: encrypt a data disk in a stage"),
 		refused("phonehome", "ask the node with `kairos-apply status -o json`"),
-		ignored("eject-cd", tBool, "the medium is left as it is: eject it in a stage's commands"),
+		ignored("eject-cd", tBool, "a CD leaves its drive at the restart after an unattended installation"),
 		ignored("arch", tString, "the image says for which machine it is"),
 		ignored("platform", tMap, "the image says for which machine it is"),
 		ignored("squash-compression", tAny, "layers are EROFS: set the image's label io.kairos.compression"),

@@ -231,7 +231,7 @@ kcrypt | {x: y} | !not encrypted
 bind-pcrs | [7] | !not encrypted
 bind-public-pcrs | [7] | !not encrypted
 phonehome | {url: x} | !kairos-apply status
-eject-cd | true | ~a stage's commands
+eject-cd | true | ~leaves its drive
 arch | amd64 | ~the image says
 platform | {os: linux} | ~the image says
 squash-compression | [x] | ~io.kairos.compression

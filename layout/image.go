@@ -35,6 +35,9 @@ const (
 	// InitrdTrust is what /init reads of it, in the initrd.
 	InitrdTrust = "kairos/trust.json"
 
+	// ImageShutdownHook is run by systemd at the very end, see systemd-shutdown(8).
+	ImageShutdownHook = "usr/lib/systemd/system-shutdown/kairos"
+
 	// ImageHealthDir and HealthDir hold health checks, the image's and the node's.
 	ImageHealthDir = "usr/lib/kairos/health.d"
 	HealthDir      = "etc/kairos/health.d"

@@ -34,6 +34,8 @@ const (
 	// RunUnhealthy is an empty file that `kairos-apply bless` makes when it has written why the
 	// release fails (see FailureDir), before it restarts the machine. The guard then writes nothing.
 	RunUnhealthy = RunDir + "/unhealthy"
+	// RunEject has the device of the live medium, where that is to be ejected at the end.
+	RunEject = RunDir + "/eject"
 	// RunSystemdTrial is what /init has systemd do on trial, see systemd-system.conf(5). A drop-in of the image's or
 	// of the node's comes later, and counts.
 	RunSystemdTrial = "run/systemd/system.conf.d/00-kairos-trial.conf"

@@ -92,6 +92,9 @@ With -o json the output is one object: device, release, version.
 				}
 				i := o.Config.Install()
 				then := power.over(c, i.Reboot, i.PowerOff)
+				if unattended {
+					a.ejectAtTheEnd(m)
+				}
 				if a.json {
 					return errors.Join(a.printJSON(r), then.do())
 				}
@@ -130,9 +133,28 @@ With -o json the output is one object: device, release, version.
 func (a *app) installedAlready(m *node.Machine, e *node.InstalledError) error {
 	if e.Start {
 		fmt.Fprintln(a.err, "kairos-apply:", e)
+		a.ejectAtTheEnd(m)
 		return node.Restart(context.Background())
 	}
 	return errors.Join(e, m.Say(e))
+}
+
+// ejectAtTheEnd has the medium leave its drive, so that it does not start again. That is no part of the installation.
+func (a *app) ejectAtTheEnd(m *node.Machine) {
+	if err := m.EjectAtTheEnd(); err != nil {
+		fmt.Fprintln(a.err, "kairos-apply:", err)
+	}
+}
+
+// eject is what systemd runs at the end.
+func (a *app) eject() *cobra.Command {
+	return &cobra.Command{
+		Use:    "eject",
+		Short:  "As part of the end: eject the medium that was installed from",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE:   func(*cobra.Command, []string) error { return node.Eject("/") },
+	}
 }
 
 // bootedAs says whether this machine was booted in a role.

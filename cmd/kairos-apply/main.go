@@ -167,6 +167,7 @@ write to the disk: whatever interrupts it, the node boots what it booted before.
 		a.config(),
 		a.runStage(),
 		a.online(),
+		a.eject(),
 		a.agentLacks(),
 	)
 	argsAreUsage(c)

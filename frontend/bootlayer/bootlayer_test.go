@@ -228,6 +228,10 @@ func TestUnitsAreEnabledBelowUsr(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("%d files, %v", len(files), err)
 	}
+	hook := func(f File) bool { return f.Path == layout.ImageShutdownHook && f.Mode == 0o755 }
+	if !slices.ContainsFunc(files, hook) {
+		t.Errorf("nothing ejects a medium: %v", files)
+	}
 	if files, err := unitFiles(fstest.MapFS{}); err != nil || files != nil {
 		t.Errorf("without systemd: %v, %v", files, err)
 	}

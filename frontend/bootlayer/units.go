@@ -27,6 +27,7 @@ func unitFiles(root fs.FS) ([]File, error) {
 	if _, err := fs.Stat(root, unitDir); err != nil {
 		return files, nil
 	}
+	files = append(files, File{Path: layout.ImageShutdownHook, Mode: 0o755, Data: units.ShutdownHook})
 	for _, unit := range units.Masked() {
 		files = append(
 			files,

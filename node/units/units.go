@@ -28,6 +28,11 @@ type Script struct {
 	Inittab string
 }
 
+// ShutdownHook is what systemd is to run at the very end.
+//
+//go:embed kairos.shutdown
+var ShutdownHook []byte
+
 //go:embed kairos.openrc
 var openRC []byte
 

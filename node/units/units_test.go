@@ -53,6 +53,13 @@ func TestShellAcceptsTheScripts(t *testing.T) {
 			t.Errorf("%s: nothing enables it", name)
 		}
 	}
+	hook := filepath.Join(t.TempDir(), "hook")
+	if err := os.WriteFile(hook, ShutdownHook, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(hook, "reboot").CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("the end, without an installation: %v\n%s", err, out)
+	}
 	// Outside of a node it does nothing.
 	file := filepath.Join(t.TempDir(), "kairos")
 	if err := os.WriteFile(file, SysV().Data, 0o755); err != nil {
