@@ -70,7 +70,7 @@ func (c *checker) typed(path string, v *Value, k *Key) (*Value, bool) {
 		}
 		return c.object(path, v, k), true
 	case tUser:
-		if v.Text() == defaultUser || v.Key("name").Text() == defaultUser {
+		if v.Text() == DefaultUser || v.Key("name").Text() == DefaultUser {
 			c.report.Ignored = append(c.report.Ignored, Ignored{path, v.pos, cloudInitWhy + "name the account", true})
 			return v, true
 		}

@@ -23,8 +23,8 @@ type User struct {
 	Sudo                  []string
 }
 
-// defaultUser is not a name: it stands for the one that the configuration of the image's cloud-init has.
-const defaultUser = "default"
+// DefaultUser is not a name: it stands for the one that the configuration of the image's cloud-init has.
+const DefaultUser = "default"
 
 // Users returns users:, one for each name, in the order of their first entries. cloud-init's user "default" is left
 // out.
@@ -32,7 +32,7 @@ func (c *Config) Users() []User {
 	var users []User
 	for _, v := range c.top().Key("users").Items() {
 		u := ParseUser(v.Key("name").Text(), v)
-		if u.Name == "" || u.Name == defaultUser {
+		if u.Name == "" || u.Name == DefaultUser {
 			continue
 		}
 		if i := slices.IndexFunc(users, func(o User) bool { return o.Name == u.Name }); i >= 0 {

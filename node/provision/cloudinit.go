@@ -48,13 +48,15 @@ func (s *System) seedCloudInit(c *config.Config) error {
 	if c.Hostname() != "" {
 		conf["preserve_hostname"] = true
 	}
+	delete(conf, "users")
 	if users := c.Get("users").Items(); len(users) > 0 {
-		asked := slices.ContainsFunc(users, func(u *config.Value) bool {
-			return u.Text() == "default" || u.Key("name").Text() == "default"
-		})
-		if !asked {
-			conf["users"] = []any{} // not the distribution's own one
+		own := []any{} // the distribution's own user, where the config asks for it; ours are not its business
+		for _, u := range users {
+			if u.Text() == config.DefaultUser || u.Key("name").Text() == config.DefaultUser {
+				own = append(own, u.Any())
+			}
 		}
+		conf["users"] = own
 	} else if keys := c.Keys(); len(keys) > 0 {
 		conf["ssh_authorized_keys"] = keys
 	}

@@ -45,3 +45,22 @@ func TestCloudInit(t *testing.T) {
 		}
 	}
 }
+
+// A user "default" is cloud-init's business, and the others are not.
+func TestDefaultUserOfCloudInit(t *testing.T) {
+	for entry, want := range map[string]string{
+		"default":                   "users:\n    - default\n",
+		"{name: default, gecos: G}": "users:\n    - gecos: G\n      name: default\n",
+	} {
+		s, dir := newSystem(t, layout.RoleSystem, map[string]string{cloudInitProgram[1:]: ""})
+		if problems := apply(t, s, parse("users: ["+entry+", "+userYAML()+"]\n")); problems != "" {
+			t.Fatal(problems)
+		}
+		if conf := get(t, dir, cloudInitConfig); !strings.Contains(conf, want) || strings.Contains(conf, "kairos") {
+			t.Errorf("%s: %s", entry, conf)
+		}
+		if strings.Contains(get(t, dir, "etc/passwd"), "default:") {
+			t.Errorf("%s: there is an account of this name", entry)
+		}
+	}
+}
