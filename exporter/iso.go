@@ -139,12 +139,7 @@ func liveMenu(name string) map[string][]byte {
 
 // menuName is the image's name in boot menus.
 func (p *prepared) menuName() string {
-	var osRelease []byte
-	for _, name := range []string{"etc/os-release", "usr/lib/os-release"} {
-		if b, err := bounded.ReadFile(p.root, name, maxText); err == nil && osRelease == nil {
-			osRelease = b
-		}
-	}
+	osRelease, _ := bounded.ReadFirst(p.root, maxText, layout.OSRelease, layout.OSReleaseVendor)
 	return layout.EntryName(osRelease, p.version())
 }
 

@@ -2,6 +2,12 @@ package layout
 
 import "strings"
 
+// A distribution's own os-release(5): OSRelease counts, and OSReleaseVendor where there is no such file.
+const (
+	OSRelease       = "etc/os-release"
+	OSReleaseVendor = "usr/lib/os-release"
+)
+
 // ReleaseVersion returns the version of an image for people, by its labels and the text of its [ImageRelease]: the
 // label io.kairos.version counts more than the file, which an ordinary image on top of a bootable one has from below.
 // It is empty where there is neither.

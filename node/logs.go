@@ -29,7 +29,7 @@ const (
 
 // logPatterns are files that every archive has, beside those that the config names.
 var logPatterns = []string{
-	"/usr/lib/os-release", "/" + layout.ImageRelease, "/proc/cmdline", "/proc/mounts", "/proc/partitions",
+	"/" + layout.OSReleaseVendor, "/" + layout.ImageRelease, "/proc/cmdline", "/proc/mounts", "/proc/partitions",
 	"/" + layout.RunBoot, "/" + layout.RunProblems, "/" + layout.RunUnhealthy,
 	"/var/log/messages", "/var/log/syslog", "/var/log/cloud-init*.log", "/var/log/k3s*.log", "/var/log/k0s*.log",
 }

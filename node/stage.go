@@ -267,12 +267,8 @@ func makeBootFiles(tree fs.FS, o boot.Options) (loader.BootFiles, error) {
 
 // menuName is an image's name in boot menus.
 func menuName(tree fs.FS, version string) string {
-	for _, name := range []string{"etc/os-release", "usr/lib/os-release"} {
-		if b, err := readImageFile(tree, name, maxText); err == nil {
-			return layout.EntryName(b, version)
-		}
-	}
-	return layout.EntryName(nil, version)
+	osRelease, _ := bounded.ReadFirst(tree, maxText, layout.OSRelease, layout.OSReleaseVendor)
+	return layout.EntryName(osRelease, version)
 }
 
 func imageBootFiles(tree fs.FS) (f loader.BootFiles, err error) {

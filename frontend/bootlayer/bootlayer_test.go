@@ -205,6 +205,13 @@ func TestKairosRelease(t *testing.T) {
 			}
 		}
 	}
+	// The administrator's file counts, as os-release(5) has it.
+	f, err := kairosRelease(fstest.MapFS{
+		"usr/lib/os-release": {Data: []byte("ID=debian\n")}, "etc/os-release": {Data: []byte("ID=ubuntu\n")},
+	}, Options{Arch: "amd64"})
+	if err != nil || !strings.Contains(string(f.Data), "KAIROS_FLAVOR=\"ubuntu\"\n") {
+		t.Errorf("two files: %v\n%s", err, f.Data)
+	}
 	for _, bad := range []string{"v1 2", "v1\n", "v\x1b[2J"} {
 		_, err := kairosRelease(fstest.MapFS{}, Options{Labels: map[string]string{layout.ImageLabelVersion: bad}})
 		if err == nil {

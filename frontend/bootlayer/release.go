@@ -104,15 +104,9 @@ func family(id, like string) string {
 
 // osRelease reads the distribution's os-release(5).
 func osRelease(root fs.FS) (map[string]string, error) {
-	for _, name := range []string{"usr/lib/os-release", "etc/os-release"} {
-		b, err := bounded.ReadFile(root, name, maxText)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		return layout.ParseOSRelease(b), nil
+	b, err := bounded.ReadFirst(root, maxText, layout.OSRelease, layout.OSReleaseVendor)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
-	return nil, nil
+	return layout.ParseOSRelease(b), err
 }

@@ -4,6 +4,7 @@ package bounded
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -42,6 +43,22 @@ func ReadFile(fsys fs.FS, name string, limit int64) ([]byte, error) {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
 	}
 	return b.Bytes(), nil
+}
+
+// ReadFirst is [ReadFile] of the first of several files that can be read. Where none can, the error is that of the
+// first one that is there, or else [fs.ErrNotExist].
+func ReadFirst(fsys fs.FS, limit int64, names ...string) ([]byte, error) {
+	failed := fs.ErrNotExist
+	for _, name := range names {
+		b, err := ReadFile(fsys, name, limit)
+		if err == nil {
+			return b, nil
+		}
+		if errors.Is(failed, fs.ErrNotExist) {
+			failed = err
+		}
+	}
+	return nil, failed
 }
 
 // ReadAll returns what r gives, if that is at most so many bytes.

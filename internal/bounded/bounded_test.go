@@ -62,6 +62,21 @@ func TestReadFile(t *testing.T) {
 	}
 }
 
+// The first file that can be read counts, and without one the first that is there says why.
+func TestReadFirst(t *testing.T) {
+	files := fstest.MapFS{"large": {Data: []byte("123456")}, "f": {Data: []byte("12345")}, "g": {Data: []byte("1")}}
+	tooLarge := (*SizeError)(nil)
+	if b, err := ReadFirst(files, 5, "none", "large", "f", "g"); err != nil || string(b) != "12345" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if b, err := ReadFirst(files, 5, "none", "large", "other"); !errors.As(err, &tooLarge) {
+		t.Errorf("%q, %v", b, err)
+	}
+	if b, err := ReadFirst(files, 5, "none", "other"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
 func TestReadAll(t *testing.T) {
 	if b, err := ReadAll(strings.NewReader("123"), 3); err != nil || string(b) != "123" {
 		t.Errorf("%q, %v", b, err)

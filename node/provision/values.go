@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -15,6 +16,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kairos-buildkit/kairos/layout"
 )
 
 // variables are what templates know. Names and units below Values are those of github.com/zcalusic/sysinfo, which yip
@@ -30,13 +33,7 @@ func (s *System) variables() map[string]any {
 	uuid := fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 	random := strings.ToLower(rand.Text() + rand.Text())[:32]
 
-	vendor := map[string]string{}
-	for line := range strings.Lines(s.text("etc/os-release") + "\n" + s.text("usr/lib/os-release")) {
-		k, v, _ := strings.Cut(strings.TrimSpace(line), "=")
-		if _, ok := vendor[k]; !ok {
-			vendor[k] = strings.Trim(v, `"'`)
-		}
-	}
+	vendor := layout.ParseOSRelease([]byte(cmp.Or(s.text(layout.OSRelease), s.text(layout.OSReleaseVendor))))
 	var uts unix.Utsname
 	_ = unix.Uname(&uts)
 	host, _ := os.Hostname()

@@ -16,13 +16,15 @@ func TestTemplateValues(t *testing.T) {
 		"proc/meminfo": "MemTotal:        2048 kB\nMemFree: 1 kB\n",
 		"proc/cpuinfo": "vendor_id\t: V\nmodel name\t: M 1\nphysical id\t: 0\ncore id\t\t: 0\n\n" +
 			"model name\t: M 2\nphysical id\t: 0\ncore id\t\t: 1\n\nphysical id\t: 1\ncore id\t\t: 0\n",
-		"etc/os-release": "ID=debian\nVERSION_ID=\"13\"\n", "etc/timezone": "Etc/UTC\n",
+		"etc/os-release":     "ID=debian\nVERSION_ID=\"13\"\nPRETTY_NAME=\"A \\\"quoted\\\" name\"\n",
+		"usr/lib/os-release": "ID=vendor\nVERSION_ID=12\n", "etc/timezone": "Etc/UTC\n",
 	})
 	for text, want := range map[string]string{
 		"{{ trunc 4 .MachineID }}": "0123", "{{ .Values.node.machineid }}": "0123456789abcdef0123456789abcdef",
 		"{{ .Values.product.vendor }} {{ .Values.product.uuid }}":                            "ACME 11-22",
 		"{{ .Values.product.serial }} {{ .Values.chassis.assettag }}":                        "a b&c tag",
 		"{{ .Values.os.vendor }}-{{ .Values.os.version }}":                                   "debian-13",
+		"{{ .Values.os.name }}":                                                              `A "quoted" name`,
 		"{{ .Values.memory.size }} {{ len .Values.storage }}":                                "2 1",
 		"{{ with index .Values.storage 0 }}{{ .name }} {{ .model }} {{ .size }}{{ end }}":    "sda Disk 2",
 		"{{ with .Values.cpu }}{{ .vendor }} {{ .model }} {{ .cpus }} {{ .cores }}{{ end }}": "V M 1 2 3",
