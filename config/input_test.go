@@ -92,6 +92,7 @@ func TestMerge(t *testing.T) {
 // What is read and written again is the same config, and every place is in the file.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(first))
+	f.Add([]byte("users: [default, {name: default, gecos: x}, default, a]"))
 	f.Add([]byte("a: &a [*a]\nusers: [x, {name: 'y', uid: \"7\"}]\n<<: {b: 1}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c := Merge(Parse("a", data))

@@ -168,8 +168,10 @@ func stepKeys() []*Key {
 		mapping("timesyncd", "Settings of systemd-timesyncd.", &Key{}),
 		refused("ensure_entities", "name the account under users: instead"),
 		refused("delete_entities", "remove the account in the image's Dockerfile"),
-		refused("layout", "use install.partitions and install.extra-partitions, or commands:"),
-		refused("datasource", "install cloud-init in the image's Dockerfile: it has its own data sources"),
+		refused("layout", "the persistent partition grows by itself: for others use install.partitions and "+
+			"install.extra-partitions, or commands:"),
+		refused("datasource", "a disk without a config asks attached volumes and its cloud by itself: for more "+
+			"install cloud-init in the image's Dockerfile"),
 		refused("git", "use commands: with `git clone`, or COPY in the image's Dockerfile").secret(),
 		refused("unpack_images", "use COPY --from in the image's Dockerfile, or commands:"),
 		refused("packages", "the root of a release is read-only: install packages in the image's Dockerfile"),
