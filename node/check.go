@@ -63,6 +63,16 @@ func (m *Machine) CheckUpgrade(ctx context.Context, o CheckOptions) (c api.Upgra
 	c.Outcome = api.OutcomeUpgrade
 	if done {
 		c.Outcome = api.OutcomeNothing
+		return c, nil
+	}
+	anchor, err := m.anchor()
+	if err != nil {
+		return c, err
+	}
+	if anchor != nil && !anchor.Warn {
+		if _, err := m.signedSource(ctx, target, img, m.hasThen(target, img), anchor); err != nil {
+			return refused(err)
+		}
 	}
 	return c, nil
 }

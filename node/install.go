@@ -272,8 +272,11 @@ func (m *Machine) system(
 			err = errors.Join(err, closeFiles())
 		}
 	}()
-	boot, _, err := m.bootFiles(medium, withCmdline(release, o.Config.Install()), o.Progress)
+	boot, facts, err := m.bootFiles(medium, withCmdline(release, o.Config.Install()), o.Progress)
 	if err != nil {
+		return s, nil, err
+	}
+	if err := m.trusted(release, facts.anchor, facts.uki, o.Progress); err != nil {
 		return s, nil, err
 	}
 	s = disk.System{
@@ -404,6 +407,13 @@ func (m *Machine) adopt(ctx context.Context, medium *store.Store, release layout
 	if active, ok := slots.Active(); ok && active.ID != release.ID() && !o.Config.Install().Force {
 		return refuse("no-format is set, and the disk has a system that boots, the release %s. Nothing was changed: "+
 			"set install.force to install over it, or upgrade it where it runs", active.ID)
+	}
+	_, facts, err := m.bootFiles(medium, withCmdline(release, o.Config.Install()), nil)
+	if err != nil {
+		return err
+	}
+	if err := m.trusted(release, facts.anchor, facts.uki, o.Progress); err != nil {
+		return err
 	}
 	for _, s := range []*store.Store{m.State, m.Recovery} {
 		if err := copyRelease(ctx, medium, s, release, o.Progress); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -18,6 +19,7 @@ import (
 	"github.com/kairos-buildkit/kairos/release"
 	"github.com/kairos-buildkit/kairos/release/blocks"
 	"github.com/kairos-buildkit/kairos/store"
+	"github.com/kairos-buildkit/kairos/trust"
 	"github.com/kairos-buildkit/kairos/verity"
 )
 
@@ -39,13 +41,31 @@ func (m *Machine) published(
 	has hasLayer,
 	progress Progress,
 ) *published {
+	p, err := m.findPublished(ctx, s, img, has, nil)
+	if err != nil && !errors.Is(err, release.ErrNone) {
+		progress.note(fmt.Sprintf("the release beside the image is not used, its layers are converted here: %v", err))
+	}
+	return p
+}
+
+// findPublished is published, and says why there is none: [release.ErrNone] where nothing is beside the image. With an
+// anchor it is a release that this accepts: then the image may be named by its digest, too.
+func (m *Machine) findPublished(
+	ctx context.Context,
+	s *store.Store,
+	img *source.Image,
+	has hasLayer,
+	anchor *trust.Anchor,
+) (*published, error) {
 	manifest, err := layout.ParseDigest(img.Manifest.Digest.String())
 	if img.Repository == nil || err != nil {
-		return nil
+		return nil, release.ErrNone
 	}
-	a, err := release.Find(ctx, img.Repository, manifest)
-	if errors.Is(err, release.ErrNone) {
-		return nil
+	var a release.Artifact
+	if anchor != nil {
+		a, err = release.FindTrusted(ctx, img.Repository, manifest, *anchor, runtime.GOARCH)
+	} else {
+		a, err = release.Find(ctx, img.Repository, manifest)
 	}
 	if err == nil {
 		var ids []layout.Digest
@@ -54,17 +74,16 @@ func (m *Machine) published(
 		}
 		err = a.Fits(manifest, img.ConfigDigest, img.Config.Architecture, ids)
 	}
-	if err == nil && strings.Contains(img.Ref, "@") {
+	if err == nil && anchor == nil && strings.Contains(img.Ref, "@") {
 		err = errors.New("the image is named by its digest, and the release is not signed")
 	}
 	if err == nil {
 		err = m.takes(s, a, has)
 	}
 	if err != nil {
-		progress.note(fmt.Sprintf("the release beside the image is not used, its layers are converted here: %v", err))
-		return nil
+		return nil, err
 	}
-	return &published{a, img.Repository}
+	return &published{a, img.Repository}, nil
 }
 
 // hasLayer says which layers are here when the missing ones are fetched.

@@ -43,8 +43,11 @@ func (m *Machine) Rollback(ctx context.Context, id string, progress Progress) (r
 	}
 	r.Version = release.Version
 	// The boot files as they are on the ESP may be what made it fail; the layers are verified.
-	files, _, err := m.bootFiles(m.State, withCmdline(release, m.config().Install()), progress)
+	files, facts, err := m.bootFiles(m.State, withCmdline(release, m.config().Install()), progress)
 	if err != nil {
+		return r, err
+	}
+	if err := m.trusted(release, facts.anchor, facts.uki, progress); err != nil {
 		return r, err
 	}
 	staged := &stagedRelease{release: release, files: files}

@@ -19,6 +19,7 @@ import (
 	"github.com/kairos-buildkit/kairos/node/fetch"
 	"github.com/kairos-buildkit/kairos/release/blocks"
 	"github.com/kairos-buildkit/kairos/store"
+	"github.com/kairos-buildkit/kairos/trust"
 	"github.com/kairos-buildkit/kairos/uki"
 )
 
@@ -34,6 +35,7 @@ type bootFacts struct {
 	version string        // as [layout.ReleaseVersion] has it
 	uki     layout.Digest // Authenticode digest of the UKI
 	v1      bool          // /init reads release.json in the first format only
+	anchor  *trust.Anchor // what /init trusts; nil: whatever is there
 }
 
 // stage brings an image into a store: missing layers, then release.json. Nothing that
@@ -56,9 +58,9 @@ func (m *Machine) stage(
 	if err != nil {
 		return nil, err
 	}
-	var beside *published
-	if e != nil {
-		beside = m.published(ctx, s, img, s.Layer, progress)
+	beside, err := m.stageFrom(ctx, e, s, img, progress)
+	if err != nil {
+		return nil, err
 	}
 	var moved blocks.Stats
 	if beside != nil {
@@ -93,6 +95,7 @@ func (m *Machine) stage(
 	if err != nil {
 		return nil, err
 	}
+	here.UKI = facts.uki
 	if !maps.Equal(here.Labels, release.Labels) {
 		// This node's boot files are its own; the release has the image's.
 		if _, facts, err = m.bootFiles(s, release, nil); err != nil {
@@ -103,15 +106,25 @@ func (m *Machine) stage(
 		release.Version = facts.version
 	}
 	release.UKI = facts.uki
+	made := img.Made != nil && len(img.Made.Signatures) > 0 && slices.Equal(layers, img.Made.Layers)
+	if made {
+		release = *img.Made
+	}
 	if beside != nil {
 		release = beside.Release
-		release.Image = img.Ref
 	}
+	release.Image = img.Ref
 	if facts.v1 {
 		release = release.AsV1()
-	} else if beside != nil {
+	} else if beside != nil || made {
 		// Its format is what its publisher says.
 	} else if release.Format, err = m.formatIn(s, release, listed); err != nil {
+		return nil, err
+	}
+	if release.Signatures, err = m.signaturesOf(ctx, img, release, facts.anchor); err != nil {
+		return nil, err
+	}
+	if err := m.trusted(release, facts.anchor, here.UKI, progress); err != nil {
 		return nil, err
 	}
 	progress.step(api.StepRelease, release.ID())
@@ -250,6 +263,9 @@ func readBootFiles(s *store.Store, r layout.Release, progress Progress) (loader.
 		return files, facts, refuse("the image cannot boot: /%s: %v", layout.ImageUKI, err)
 	}
 	facts.uki = layout.SHA256(digest)
+	if facts.anchor, err = boot.Trust(tree, o); err != nil {
+		return files, facts, refuse("the image cannot boot: %v", err)
+	}
 	return files, facts, nil
 }
 

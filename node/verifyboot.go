@@ -11,11 +11,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/loader"
 	"github.com/kairos-buildkit/kairos/store"
+	"github.com/kairos-buildkit/kairos/trust"
 	"github.com/kairos-buildkit/kairos/uki"
 )
 
@@ -54,7 +56,7 @@ func (v *verification) entry(s *store.Store, e layout.Entry) error {
 		return err
 	}
 	d := api.Damage{Place: api.PlaceESP, Object: layout.UKIDir + "/" + e.String(), Releases: []string{e.ID}}
-	want, _, err := v.m.bootFiles(s, withCmdline(r, v.m.config().Install()), nil)
+	want, facts, err := v.m.bootFiles(s, withCmdline(r, v.m.config().Install()), nil)
 	if err != nil {
 		d.Problem, d.Advice = fmt.Sprintf(
 			"its boot files cannot be read from its layers: %v",
@@ -63,6 +65,7 @@ func (v *verification) entry(s *store.Store, e layout.Entry) error {
 		v.result.Damage = append(v.result.Damage, d)
 		return nil
 	}
+	v.signed(s, r, facts.anchor)
 	name, problem := v.espProblem(e, want)
 	if problem == nil {
 		return nil
@@ -77,6 +80,38 @@ func (v *verification) entry(s *store.Store, e layout.Entry) error {
 	}
 	v.result.Damage = append(v.result.Damage, d)
 	return nil
+}
+
+// signed says whether the keys of a release's own image have signed it, as its /init asks for.
+func (v *verification) signed(s *store.Store, r layout.Release, own *trust.Anchor) {
+	if own == nil || own.Warn {
+		return
+	}
+	_, problem := own.Check(r, runtime.GOARCH)
+	if problem == nil {
+		return
+	}
+	place, other := api.PlaceState, v.m.Recovery
+	if s == v.m.Recovery {
+		place, other = api.PlaceRecovery, v.m.State
+	}
+	d := api.Damage{
+		Place: place, Object: layout.ReleaseSignaturesPath(r.ID()), Releases: []string{r.ID()},
+		Problem: problem.Error(),
+	}
+	if v.o.Repair {
+		d.Advice = "upgrade to its image again"
+		if other != nil {
+			good, err := other.Release(r.ID())
+			if err == nil {
+				_, err = own.Check(good, runtime.GOARCH)
+			}
+			if err == nil && s.AddRelease(good) == nil {
+				d.Repaired, d.Advice = "copied from the other partition", ""
+			}
+		}
+	}
+	v.result.Damage = append(v.result.Damage, d)
 }
 
 // espProblem says which file of an entry differs, and how.

@@ -1,14 +1,17 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/kairos-buildkit/kairos/image"
 	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/trust"
 )
 
 // Repository is where an image is, with what refers to it.
@@ -28,17 +31,63 @@ var ErrNone = errors.New("the image has no release beside it")
 // [ErrNone]. All of the artifact's metadata is compared with its digests; that it is the image's, [Artifact.Fits]
 // says.
 func Find(ctx context.Context, from Repository, manifest layout.Digest) (Artifact, error) {
-	descs, err := from.Referrers(ctx, manifest, layout.ReleaseType)
+	all, bad, err := candidates(ctx, from, manifest)
 	if err != nil {
 		return Artifact{}, err
 	}
-	var best Artifact
-	var bad error
-	found := false
-	for i, d := range descs {
-		if i == maxReferrers {
-			break
+	if len(all) > 0 {
+		return all[0], nil
+	}
+	if bad != nil {
+		return Artifact{}, bad
+	}
+	return Artifact{}, ErrNone
+}
+
+// FindTrusted is [Find] for who trusts some keys: the release is one that the anchor accepts for an architecture, and
+// has its signatures, united from all artifacts with the same record. Where none is accepted, the error says why of
+// each.
+func FindTrusted(
+	ctx context.Context, from Repository, manifest layout.Digest, anchor trust.Anchor, arch string,
+) (Artifact, error) {
+	all, bad, err := candidates(ctx, from, manifest)
+	if err != nil {
+		return Artifact{}, err
+	}
+	seen := map[string]bool{}
+	for _, a := range all {
+		record, err := a.Release.Marshal()
+		if err != nil || seen[string(record)] {
+			continue
 		}
+		seen[string(record)] = true
+		if s := anchor.Choose(record, united(ctx, from, all, record)); len(s) > 0 {
+			if a.Release.Signatures, err = s.Marshal(); err != nil {
+				bad = errors.Join(bad, err)
+				continue
+			}
+		}
+		if _, err := anchor.Check(a.Release, arch); err != nil {
+			bad = errors.Join(bad, err)
+			continue
+		}
+		return a, nil
+	}
+	if bad != nil {
+		return Artifact{}, bad
+	}
+	return Artifact{}, ErrNone
+}
+
+// candidates returns the releases beside an image, those in the newest format first, and what is wrong with others.
+func candidates(
+	ctx context.Context, from Repository, manifest layout.Digest,
+) (all []Artifact, bad, err error) {
+	descs, err := from.Referrers(ctx, manifest, layout.ReleaseType)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, d := range descs[:min(len(descs), maxReferrers)] {
 		a, err := Read(ctx, from, d)
 		switch {
 		case errors.Is(err, errOther):
@@ -46,17 +95,14 @@ func Find(ctx context.Context, from Repository, manifest layout.Digest) (Artifac
 			bad = errors.Join(bad, err)
 		case string(manifest) != a.Subject.Digest.String():
 			bad = errors.Join(bad, fmt.Errorf("release artifact %s is beside %s", d.Digest, a.Subject.Digest))
-		case !found || a.Release.Format.Version > best.Release.Format.Version:
-			best, found = a, true
+		default:
+			all = append(all, a)
 		}
 	}
-	switch {
-	case found:
-		return best, nil
-	case bad != nil:
-		return best, bad
-	}
-	return best, ErrNone
+	slices.SortStableFunc(all, func(a, b Artifact) int {
+		return cmp.Compare(b.Release.Format.Version, a.Release.Format.Version)
+	})
+	return all, bad, nil
 }
 
 // Read reads the artifact that a descriptor names.

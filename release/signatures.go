@@ -37,14 +37,17 @@ func Signatures(ctx context.Context, from Repository, r layout.Release) (trust.S
 	if err != nil {
 		return nil, err
 	}
-	descs, err := from.Referrers(ctx, r.Manifest, layout.ReleaseType)
+	all, _, err := candidates(ctx, from, r.Manifest)
 	if err != nil {
 		return nil, err
 	}
-	var all trust.Signatures
-	for _, d := range descs[:min(len(descs), maxReferrers)] {
-		a, err := Read(ctx, from, d)
-		if err != nil || a.Signatures.Digest == "" {
+	return united(ctx, from, all, record), nil
+}
+
+// united returns the signatures of those artifacts that have the record.
+func united(ctx context.Context, from Repository, artifacts []Artifact, record []byte) (all trust.Signatures) {
+	for _, a := range artifacts {
+		if a.Signatures.Digest == "" {
 			continue
 		}
 		if other, err := a.Release.Marshal(); err != nil || !bytes.Equal(other, record) {
@@ -58,5 +61,5 @@ func Signatures(ctx context.Context, from Repository, r layout.Release) (trust.S
 			all = append(all, s...)
 		}
 	}
-	return all, nil
+	return all
 }

@@ -169,7 +169,7 @@ func (a Anchor) Check(r layout.Release, arch string) (signed []PublicKey, err er
 	}
 	if len(r.Signatures) == 0 {
 		return nil, fail(fmt.Errorf("it is not signed, and %d signatures of the keys %s are asked for: sign it with "+
-			"`kairos sign`", a.Threshold, a.names()))
+			"`kairos sign`", a.Threshold, a.KeyIDs()))
 	}
 	s, err := ParseSignatures(r.Signatures)
 	if err != nil {
@@ -188,7 +188,8 @@ func (a Anchor) Check(r layout.Release, arch string) (signed []PublicKey, err er
 	return signed, nil
 }
 
-func (a Anchor) names() string {
+// KeyIDs lists the keys, for a person.
+func (a Anchor) KeyIDs() string {
 	var names []string
 	for _, k := range a.Keys {
 		names = append(names, string(k.ID))

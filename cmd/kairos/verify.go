@@ -28,9 +28,9 @@ func newVerifyCommand(s streams) *cobra.Command {
 root hashes (release.json). The blobs themselves are not fetched: whoever reads them compares them with
 those root hashes.
 
-An image that has the keys in /usr/lib/kairos/trust.d asks for their signatures itself when it is exported
-and when it boots; docs/security.md says what that stops. REF is in a registry, in an oci-layout: or in an
-oci-archive:.`,
+An image that has the keys in /usr/lib/kairos/trust.d asks for their signatures itself when it is exported,
+when it boots, and when a node upgrades; docs/security.md says what that stops. REF is in a registry, in an
+oci-layout: or in an oci-archive:.`,
 		Example: `  kairos verify --key release.key.pub registry.example/os:v1
   kairos verify --key a.pub --key b.pub --key c.pub --threshold 2 registry.example/os:v1`,
 		Args: oneArg("the image, such as registry.example/os:v1"),
