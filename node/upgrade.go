@@ -379,7 +379,7 @@ func (m *Machine) collect(ctx context.Context, e *fetch.Engine, progress Progres
 }
 
 // upgradeRecovery replaces the recovery system. Its old release stays until the new one
-// has its boot entry.
+// was read back from the disk and has its boot entry.
 func (m *Machine) upgradeRecovery(
 	ctx context.Context,
 	e *fetch.Engine,
@@ -424,6 +424,11 @@ func (m *Machine) upgradeRecovery(
 	staged, err := m.stage(ctx, e, m.Recovery, img, o.MaxContent, o.Progress)
 	if err != nil {
 		return r, m.explain(err)
+	}
+	if err := readBack(m.Recovery, staged.release); err != nil {
+		err = fmt.Errorf("the recovery partition does not give back what was written, and the recovery system that "+
+			"was there stays: %w: look for errors of the disk in the kernel's log (dmesg)", err)
+		return r, m.dropUnused(ctx, m.Recovery, err)
 	}
 	if err := m.roomOnESP(ctx, staged, o.Progress); err != nil {
 		return r, err
