@@ -49,8 +49,8 @@ func (a *app) privately(ctx context.Context, do func() error) error {
 
 // runTied runs a child that gets SIGTERM when ctx is done, and does not outlive this process.
 func runTied(ctx context.Context, c *exec.Cmd) error {
-	// The child's parent is the thread that starts it: when that ends, so does the child. Go ends threads as it likes,
-	// but not one that a goroutine has for itself.
+	// The child's parent is the thread that starts it: when that ends, so does the child. A thread ends with a
+	// goroutine that has it for itself, whoever used it before. This goroutine outlives the child.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	c.SysProcAttr.Pdeathsig = syscall.SIGKILL

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -115,6 +116,8 @@ func (o runOptions) run(ctx context.Context, file string, s streams) error {
 	// Not SIGKILL: QEMU gives the terminal back as it found it.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
+	runtime.LockOSThread() // QEMU ends with the thread that starts it
+	defer runtime.UnlockOSThread()
 	if err := cmd.Run(); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("virtual machine: QEMU failed: %w (its message is above)", err)
 	}

@@ -67,7 +67,8 @@ type Forward struct {
 
 // Command returns the QEMU command for the machine, with standard input and output left
 // for the caller to set: they are the serial console. The process is killed when ctx ends
-// and when this process dies.
+// and when the thread that starts it ends, with this process or before: where threads may end,
+// it is for a goroutine that has its thread for itself ([runtime.LockOSThread]).
 func (m Machine) Command(ctx context.Context) (*exec.Cmd, error) {
 	m = m.withDefaults()
 	program, err := findProgram(m.Arch)
