@@ -183,7 +183,7 @@ func (m *Machine) cost(ctx context.Context, c *api.UpgradeCheck, target *store.S
 	if p == nil {
 		return nil
 	}
-	s, err := m.forecast(ctx, p, has)
+	s, err := m.forecast(ctx, target, p, has)
 	c.Fetch, c.Reuse, c.Ranges, c.Requests = s.Fetched, s.Reused, s.Ranges, s.Requests
 	return err
 }

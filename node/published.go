@@ -99,7 +99,7 @@ func (m *Machine) takes(s *store.Store, a release.Artifact, has hasLayer) error 
 		}
 		switch {
 		case !ok:
-			if need += verity.TotalSize(l.Size); need < 0 {
+			if need += max(0, verity.TotalSize(l.Size)-taken(s, l.DiffID)); need < 0 {
 				return fmt.Errorf("layer %s has %d bytes", l.DiffID.Short(), l.Size)
 			}
 		case have != l:
@@ -110,6 +110,16 @@ func (m *Machine) takes(s *store.Store, a release.Artifact, has hasLayer) error 
 		return errors.Join(err, fmt.Errorf("it takes %s, and %s are free", mib(need), mib(have)))
 	}
 	return nil
+}
+
+// taken returns the bytes of the disk that the beginning of a layer takes, which an interrupted run has left.
+func taken(s *store.Store, id layout.Digest) int64 {
+	f, n, err := s.Begun(id)
+	if err != nil {
+		return 0
+	}
+	f.Close()
+	return n
 }
 
 // fetch brings the layers that are missing into the store. What it returns counts with an error, too.
@@ -155,7 +165,9 @@ func transfer(s blocks.Stats) api.Transfer {
 }
 
 // forecast says what [Machine.fetch] will return, from trees alone.
-func (m *Machine) forecast(ctx context.Context, p *published, has hasLayer) (total blocks.Stats, err error) {
+func (m *Machine) forecast(
+	ctx context.Context, s *store.Store, p *published, has hasLayer,
+) (total blocks.Stats, err error) {
 	locals, done := m.locals()
 	defer done()
 	for i, l := range p.Release.Layers {
@@ -171,6 +183,10 @@ func (m *Machine) forecast(ctx context.Context, p *published, has hasLayer) (tot
 		if err != nil {
 			total.Add(whole(l, p.Blobs[i]))
 			continue
+		}
+		if f, _, err := s.Begun(l.DiffID); err == nil {
+			plan.Resume(f)
+			f.Close()
 		}
 		total.Add(plan.Cost())
 		locals = append(locals, plan.Local())
@@ -206,7 +222,7 @@ func (m *Machine) fetchLayer(
 	plan, err := blocks.Look(ctx, l, remote, locals)
 	if err == nil {
 		missing := plan.Cost().Fetched
-		_, err = s.WriteBlob(ctx, l, func(w io.WriterAt) error {
+		_, err = s.WriteBlob(ctx, l, func(w *store.BlobWriter) error {
 			stats, err = plan.Write(ctx, remote, w, func(n int64) {
 				if progress != nil {
 					progress(Event{Step: api.StepFetch, Object: name, Done: min(n, missing), Total: missing})
@@ -252,7 +268,7 @@ func wholeBlob(
 		return stats, err
 	}
 	defer blob.Close()
-	_, err = s.WriteBlob(ctx, l, func(w io.WriterAt) error {
+	_, err = s.WriteBlob(ctx, l, func(w *store.BlobWriter) error {
 		buf := make([]byte, min(1<<20, l.Size))
 		for off := int64(0); off < l.Size; off += int64(len(buf)) {
 			if err := ctx.Err(); err != nil {

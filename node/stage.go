@@ -327,7 +327,7 @@ func needed(s *store.Store, img *source.Image) (int64, error) {
 		if _, ok, err := s.Layer(l.DiffID); err != nil {
 			return 0, err
 		} else if !ok {
-			n += l.Stored + l.Stored/4
+			n += max(0, l.Stored+l.Stored/4-taken(s, l.DiffID))
 		}
 	}
 	return n, nil

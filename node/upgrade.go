@@ -289,8 +289,12 @@ func (m *Machine) makeRoom(
 	)
 }
 
-// dropUnused removes the layers that an upgrade which failed has left behind.
+// dropUnused removes the layers that an upgrade which failed has left behind. One that was interrupted leaves them to
+// the next one.
 func (m *Machine) dropUnused(ctx context.Context, s *store.Store, cause error) error {
+	if errors.As(cause, new(*fetch.InterruptedError)) || ctx.Err() != nil {
+		return cause
+	}
 	slots, err := m.ESP.State()
 	if err != nil {
 		return cause

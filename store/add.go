@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kairos-buildkit/kairos/erofs"
 	"github.com/kairos-buildkit/kairos/internal/durable"
@@ -27,12 +30,12 @@ func (s *Store) AddLayer(
 	tar io.Reader,
 	o erofs.Options,
 ) (layout.Layer, error) {
-	return s.add(ctx, diffID, false, fromTar(ctx, diffID, "", tar, o))
+	return s.add(ctx, diffID, adding{}, fromTar(ctx, diffID, "", tar, o))
 }
 
 // fromTar converts a layer whose root hash is known beforehand, or "".
 func fromTar(ctx context.Context, diffID layout.Digest, root string, tar io.Reader, o erofs.Options) writeBlob {
-	return func(w *verity.Writer) (int64, string, error) {
+	return func(w *BlobWriter) (int64, string, error) {
 		digest := sha256.New()
 		tee := io.TeeReader(withContext{ctx, tar}, digest)
 		size, err := erofs.Convert(ctx, w, tee, o)
@@ -52,7 +55,23 @@ func fromTar(ctx context.Context, diffID layout.Digest, root string, tar io.Read
 
 // writeBlob gives a blob's data to w. It returns the data's size, and the root hash where that is known
 // beforehand.
-type writeBlob func(w *verity.Writer) (size int64, root string, err error)
+type writeBlob func(w *BlobWriter) (size int64, root string, err error)
+
+// BlobWriter takes the data of a blob, each block once, by WriteAt or Keep.
+type BlobWriter struct {
+	*verity.Writer
+	file *os.File
+}
+
+// ReadAt reads what an earlier run that was interrupted has written. It may be anything.
+func (w *BlobWriter) ReadAt(p []byte, off int64) (int, error) { return w.file.ReadAt(p, off) }
+
+// adding says how a blob is added.
+type adding struct {
+	replace bool // also where the store has one
+	// resume has the file of an interrupted run stay, for the next one to go on with.
+	resume bool
+}
 
 // DigestError says that a layer's bytes are not those that its name promises.
 type DigestError struct{ Want, Got layout.Digest }
@@ -65,12 +84,12 @@ func (e *DigestError) Error() string {
 // hash on the way; a blob that fails the check changes nothing. Where the store has the
 // layer already, maybe with another compression, that one stays and is returned.
 func (s *Store) CopyBlob(ctx context.Context, layer layout.Layer, from io.ReaderAt) (layout.Layer, error) {
-	return s.add(ctx, layer.DiffID, false, fromBlob(ctx, layer, from))
+	return s.add(ctx, layer.DiffID, adding{}, fromBlob(ctx, layer, from))
 }
 
 // fromBlob copies the data of a blob.
 func fromBlob(ctx context.Context, layer layout.Layer, from io.ReaderAt) writeBlob {
-	return func(w *verity.Writer) (int64, string, error) {
+	return func(w *BlobWriter) (int64, string, error) {
 		buf := make([]byte, min(1<<20, layer.Size))
 		for off := int64(0); off < layer.Size; {
 			if err := ctx.Err(); err != nil {
@@ -89,9 +108,9 @@ func fromBlob(ctx context.Context, layer layout.Layer, from io.ReaderAt) writeBl
 	}
 }
 
-// add makes a blob whose data write gives to w; with replace also where the store has one.
-func (s *Store) add(ctx context.Context, diffID layout.Digest, replace bool, write writeBlob) (layout.Layer, error) {
-	layer, err := s.addBlob(ctx, diffID, replace, write)
+// add makes a blob whose data write gives to w.
+func (s *Store) add(ctx context.Context, diffID layout.Digest, how adding, write writeBlob) (layout.Layer, error) {
+	layer, err := s.addBlob(ctx, diffID, how, write)
 	if err != nil {
 		return layout.Layer{}, fmt.Errorf("layer %s: %w", diffID, err)
 	}
@@ -101,44 +120,54 @@ func (s *Store) add(ctx context.Context, diffID layout.Digest, replace bool, wri
 func (s *Store) addBlob(
 	ctx context.Context,
 	diffID layout.Digest,
-	replace bool,
+	how adding,
 	write writeBlob,
 ) (_ layout.Layer, err error) {
 	if _, err := layout.ParseDigest(string(diffID)); err != nil {
 		return layout.Layer{}, err
 	}
-	if layer, ok, err := s.Layer(diffID); ok && !replace || err != nil {
+	if layer, ok, err := s.Layer(diffID); ok && !how.replace || err != nil {
 		return layer, err
 	}
 	path := s.BlobPath(diffID)
 	if err := s.fs.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return layout.Layer{}, err
 	}
-	file, err := s.create(ctx, path)
+	open := s.fs.Create
+	if how.resume {
+		open = s.fs.Resume
+	}
+	file, err := waitFor(ctx, path, open)
 	if err != nil {
 		return layout.Layer{}, err
 	}
-	committed := false
+	committed, kept := false, false
 	defer func() {
-		if committed {
+		if committed || kept {
 			file.Close()
 		} else {
 			s.fs.Discard(file)
 		}
 	}()
 	// We have the temporary file's lock now. Whoever had it before may have finished.
-	if layer, ok, err := s.Layer(diffID); ok && !replace || err != nil {
+	if layer, ok, err := s.Layer(diffID); ok && !how.replace || err != nil {
 		return layer, err
 	}
 
-	w := verity.NewWriter(file)
+	w := &BlobWriter{verity.NewWriter(file), file}
 	size, want, err := write(w)
+	if err != nil {
+		kept = how.resume && !errors.Is(err, unix.ENOSPC)
+		return layout.Layer{}, err
+	}
+	root, total, err := w.Finish(size)
 	if err != nil {
 		return layout.Layer{}, err
 	}
-	root, _, err := w.Finish(size)
-	if err != nil {
-		return layout.Layer{}, err
+	if how.resume { // what was there may have been longer
+		if err := file.Truncate(total); err != nil {
+			return layout.Layer{}, err
+		}
 	}
 	if want != "" && root != want {
 		return layout.Layer{}, fmt.Errorf(
@@ -166,10 +195,12 @@ func (s *Store) addBlob(
 	return layer, nil
 }
 
-// create opens the temporary file of path, and waits for another process that has it.
-func (s *Store) create(ctx context.Context, path string) (*os.File, error) {
+// waitFor opens the temporary file of path, and waits for another process that has it.
+func waitFor(
+	ctx context.Context, path string, open func(string, fs.FileMode) (*os.File, error),
+) (*os.File, error) {
 	for {
-		file, err := s.fs.Create(path, 0o644)
+		file, err := open(path, 0o644)
 		if !errors.Is(err, durable.ErrBusy) {
 			return file, err
 		}

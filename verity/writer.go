@@ -33,11 +33,19 @@ func NewWriter(dst io.WriterAt) *Writer {
 // WriteAt writes whole blocks. Each block of the data must be written exactly once; the
 // order is free, and calls may run at the same time.
 func (w *Writer) WriteAt(p []byte, off int64) (int, error) {
+	if err := w.Keep(p, off); err != nil {
+		return 0, err
+	}
+	return w.dst.WriteAt(p, off)
+}
+
+// Keep is WriteAt for blocks that the file has already.
+func (w *Writer) Keep(p []byte, off int64) error {
 	if off < 0 || off%BlockSize != 0 || len(p)%BlockSize != 0 {
-		return 0, fmt.Errorf("verity: write of %d bytes at %d: not whole blocks of %d", len(p), off, BlockSize)
+		return fmt.Errorf("verity: write of %d bytes at %d: not whole blocks of %d", len(p), off, BlockSize)
 	}
 	if err := w.tree.claim(off/BlockSize, int64(len(p))/BlockSize); err != nil {
-		return 0, err
+		return err
 	}
 	for at := 0; at < len(p); at += piece {
 		w.pending <- struct{}{}
@@ -52,7 +60,7 @@ func (w *Writer) WriteAt(p []byte, off int64) (int, error) {
 			<-w.pending
 		})
 	}
-	return w.dst.WriteAt(p, off)
+	return nil
 }
 
 // Finish writes the superblock and the tree behind the data, whose size it is told. It

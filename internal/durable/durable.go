@@ -113,6 +113,20 @@ var ErrBusy = errors.New("another process is writing this file")
 // was left there. The name is locked as long as the file is open: [ErrBusy] where another
 // has it.
 func (f *FS) Create(path string, perm fs.FileMode) (*os.File, error) {
+	file, err := f.Resume(path, perm)
+	if err != nil {
+		return nil, err
+	}
+	if err := file.Truncate(0); err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
+
+// Resume is Create, but for what an earlier run has written: it stays. Nothing of it is sure to be what was written,
+// or durable.
+func (f *FS) Resume(path string, perm fs.FileMode) (*os.File, error) {
 	temp := TempName(path)
 	if err := f.before(Step{Kind: Create, Path: temp}); err != nil {
 		return nil, err
@@ -123,9 +137,6 @@ func (f *FS) Create(path string, perm fs.FileMode) (*os.File, error) {
 			return nil, err
 		}
 		current, err := lock(file)
-		if err == nil && current {
-			err = file.Truncate(0)
-		}
 		if err != nil {
 			file.Close()
 			return nil, err

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -85,6 +86,40 @@ type Plan struct {
 
 // place is where a block is here: a blob's number and its block, or none below 0.
 type place struct{ blob, block int32 }
+
+// begun is the blob's number of what an interrupted run has written.
+const begun = math.MaxInt32
+
+// Begun is a writer that can tell what an interrupted run has written to it: anything.
+type Begun interface {
+	io.WriterAt
+	io.ReaderAt
+	// Keep is WriteAt for what is there already.
+	Keep(p []byte, off int64) error
+}
+
+// Resume has the plan count the blocks that an interrupted run has written to a file. [Plan.Write] finds them itself.
+func (p *Plan) Resume(file io.ReaderAt) { _ = p.resume(file, nil) }
+
+func (p *Plan) resume(file io.ReaderAt, keep func(p []byte, off int64) error) error {
+	buf := make([]byte, block)
+	for i := range int32(len(p.from)) {
+		if n, _ := file.ReadAt(buf, int64(i)*block); n < block {
+			return nil
+		}
+		if !verity.Matches(buf, p.leaf(i)) {
+			continue
+		}
+		p.from[i] = place{begun, i}
+		if keep != nil {
+			if err := keep(buf, int64(i)*block); err != nil {
+				return err
+			}
+			p.stats.Reused += block
+		}
+	}
+	return nil
+}
 
 // Look reads the new blob's tree, and finds its blocks in what is here.
 func Look(ctx context.Context, layer layout.Layer, remote Remote, locals []Local) (*Plan, error) {
@@ -189,12 +224,23 @@ func (p *Plan) ranges() (all []run) {
 	return all
 }
 
-// Write gives each block of the blob to w once: from here, and the rest from the remote.
+// Write gives each block of the blob to w once: from here, and the rest from the remote. What w has already, if it is
+// a [Begun], is not written again.
 func (p *Plan) Write(ctx context.Context, remote Remote, w io.WriterAt, progress func(done int64)) (Stats, error) {
+	for i, at := range p.from {
+		if at.blob == begun {
+			p.from[i] = place{-1, -1}
+		}
+	}
+	if b, ok := w.(Begun); ok {
+		if err := p.resume(b, b.Keep); err != nil {
+			return p.stats, err
+		}
+	}
 	buf := make([]byte, block)
 	for i := range int32(len(p.from)) {
 		at := p.from[i]
-		if at.blob < 0 {
+		if at.blob < 0 || at.blob == begun {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
