@@ -3,8 +3,10 @@ package exporter
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"maps"
+	"os"
 	"strings"
 	"testing"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/kairos-buildkit/kairos/boot"
 	"github.com/kairos-buildkit/kairos/boot/boottest"
 	"github.com/kairos-buildkit/kairos/image"
+	"github.com/kairos-buildkit/kairos/image/medium"
 	"github.com/kairos-buildkit/kairos/image/source"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/trust"
@@ -121,6 +124,60 @@ func TestUnsealedMediumIsAsBefore(t *testing.T) {
 	for name := range maps.Keys(mediumFiles(t, b)) {
 		if strings.HasSuffix(name, ".sig") {
 			t.Errorf("it has %s", name)
+		}
+	}
+}
+
+// What is signed on a medium is all that boots: a bit that changes in a layer, a boot file, or the list is found.
+func TestVerifySealedMedium(t *testing.T) {
+	key := signKey(t)
+	img := sealedImage(t, key, map[string]string{layout.ImageLabelCompression: "none"})
+	marks := []string{"KAIROS_VERSION=", "\"rootHash\": \"", "ID=reset"} // in a layer, in the list, in the UKI
+	for _, format := range []Format{FormatRaw, FormatISO} {
+		name, _ := exportFile(t, img, format, Options{Signatures: signedBy(key)})
+		whole, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		verify := func(b []byte) error {
+			m, err := medium.Open(bytes.NewReader(b), int64(len(b)))
+			if err != nil {
+				return err
+			}
+			if len(m.Problems) > 0 || len(m.Releases) == 0 {
+				return fmt.Errorf("%d releases, %q", len(m.Releases), m.Problems)
+			}
+			a := trust.Anchor{Keys: []trust.PublicKey{key.PublicKey}, Threshold: 1}
+			for i := range m.Releases {
+				if _, err := a.Check(m.Releases[i].Release, "amd64"); err != nil {
+					return err
+				}
+				if err := m.Verify(t.Context(), &m.Releases[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		if err := verify(whole); err != nil {
+			t.Errorf("%s: a pristine medium: %v", format, err)
+		}
+		for _, mark := range marks {
+			at, found := 0, 0
+			for found < 2 {
+				i := bytes.Index(whole[at:], []byte(mark))
+				if i < 0 {
+					break
+				}
+				at, found = at+i+len(mark), found+1
+				whole[at] ^= 1
+				if err := verify(whole); err == nil {
+					t.Errorf("%s: a bit behind %q at %d is not missed", format, mark, at)
+				}
+				whole[at] ^= 1
+			}
+			if found == 0 {
+				t.Errorf("%s: it has no %q", format, mark)
+			}
 		}
 	}
 }

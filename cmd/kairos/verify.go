@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -23,16 +25,21 @@ func newVerifyCommand(s streams) *cobra.Command {
 	var o verifyOptions
 	c := &cobra.Command{
 		Use:   "verify [flags] REF",
-		Short: "Check who has signed the release that is beside an image",
+		Short: "Check who has signed the release that is beside an image, or those on a medium",
 		Long: `Checks that the release beside an image is the image's, and that the given keys have signed its list of
 root hashes (release.json). The blobs themselves are not fetched: whoever reads them compares them with
 those root hashes.
 
 An image that has the keys in /usr/lib/kairos/trust.d asks for their signatures itself when it is exported,
 when it boots, and when a node upgrades; docs/security.md says what that stops. REF is in a registry, in an
-oci-layout: or in an oci-archive:.`,
+oci-layout: or in an oci-archive:.
+
+Of a medium, iso:FILE or disk:FILE (also the disk of a machine that is off), every release is read as a whole: its
+signatures, each layer against its root hash, its UKI, and kernel and initrd for BIOS. The first wrong thing is named.
+Boot loaders, configs and what a node keeps are not signed by anybody, and not looked at.`,
 		Example: `  kairos verify --key release.key.pub registry.example/os:v1
-  kairos verify --key a.pub --key b.pub --key c.pub --threshold 2 registry.example/os:v1`,
+  kairos verify --key a.pub --key b.pub --key c.pub --threshold 2 registry.example/os:v1
+  kairos verify --key release.key.pub disk:os.raw`,
 		Args: oneArg("the image, such as registry.example/os:v1"),
 		RunE: func(c *cobra.Command, args []string) error { return o.run(c, args[0], s) },
 	}
@@ -59,6 +66,15 @@ func (o *verifyOptions) run(c *cobra.Command, name string, s streams) error {
 	}
 	if threshold < 1 || threshold > len(keys) {
 		return usagef("--threshold %d: want 1 to %d, as many as there are keys", threshold, len(keys))
+	}
+	ref, err := source.Parse(name)
+	if err != nil {
+		return usageError{err}
+	}
+	if ref.Kind == source.ISO || ref.Kind == source.Disk {
+		slices.SortFunc(keys, func(a, b trust.PublicKey) int { return cmp.Compare(a.ID, b.ID) })
+		a := trust.Anchor{Keys: keys, Threshold: threshold, Epoch: o.minEpoch}
+		return verifyMedium(c.Context(), ref.Name, a, s)
 	}
 	return o.verify(c.Context(), name, keys, threshold, s)
 }

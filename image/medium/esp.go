@@ -19,6 +19,7 @@ import (
 
 // readESP reads boot entries and lists the boot files.
 func (m *Medium) readESP(files fs.FS) error {
+	m.esp = files
 	if err := m.addBootFiles(files, ".", 0); err != nil {
 		return err
 	}

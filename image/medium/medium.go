@@ -39,6 +39,8 @@ type Medium struct {
 	Configs []string
 	// Problems are what is damaged, in words for a person.
 	Problems []string
+
+	esp, live fs.FS // nil where there is none
 }
 
 // Places of a store.
@@ -139,6 +141,7 @@ func (m *Medium) read(v disk.Volume) error {
 }
 
 func (m *Medium) readLive(files fs.FS) error {
+	m.live = files
 	for _, name := range []string{layout.ImageKernel, layout.ImageInitrd, layout.LiveGrubConfig} {
 		if info, err := fs.Stat(files, name); err == nil {
 			m.BootFiles = append(m.BootFiles, BootFile{Path: name, Size: info.Size()})
