@@ -5,5 +5,6 @@
 // only the names and sizes of its files, and gives a [sparse.Image]: extents at known offsets,
 // zero between them. The image is then written, to a stream or into a file or block device,
 // and only then are the files opened and read, each once. Equal input gives equal bytes:
-// times and identifiers are the caller's.
+// times and identifiers are the caller's. That is why go-diskfs, which reads media and writes
+// partition tables here, writes no file system: see DESIGN.md, "Media are read".
 package disk
