@@ -45,6 +45,7 @@ func TestMediumStays(t *testing.T) {
 		}
 		vm.Expect(`kairos: booting [^\n]*\(live\)`, boot)
 		vm.Expect(`was not installed: it is on /dev/vda already[^\n]*take the medium out`, boot)
+		vm.Send("\n") // the prompt may have come before that line
 		vm.WaitLogin()
 	}, qemu.UEFI)
 }
