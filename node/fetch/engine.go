@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/remotes"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
@@ -383,6 +385,13 @@ func (e *Engine) fetch(
 			}
 			return err
 		}
+		var status remoteerrors.ErrUnexpectedStatus
+		if errors.As(err, &status) && status.StatusCode == http.StatusRequestedRangeNotSatisfiable {
+			// A registry without ranges never goes on with what is begun: it has to begin again.
+			if err := e.content.Abort(ctx, remotes.MakeRefKey(ctx, desc)); err != nil && !errdefs.IsNotFound(err) {
+				return fmt.Errorf("fetch %s: %w", desc.Digest, err)
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return &InterruptedError{ctx.Err()}
@@ -393,6 +402,16 @@ func (e *Engine) fetch(
 
 // worthAnotherTry says whether an error may be the network's.
 func worthAnotherTry(err error) bool {
+	var status remoteerrors.ErrUnexpectedStatus
+	if errors.As(err, &status) {
+		switch code := status.StatusCode; code {
+		case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusRequestedRangeNotSatisfiable:
+		default:
+			if code < 500 {
+				return false
+			}
+		}
+	}
 	return !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) && !errdefs.IsInvalidArgument(err) &&
 		!errdefs.IsUnauthorized(err) && !errdefs.IsPermissionDenied(err)
 }
