@@ -157,11 +157,7 @@ func wholeLayers(a, b Side) string {
 func content(ctx context.Context, d *api.Diff, a, b Side, o Options) error {
 	r := &reader{layers: map[layout.Digest]*layer{}}
 	// A blob can be read by parts: where one of the two has it, it is read for both.
-	for _, s := range []Side{a, b} {
-		for _, l := range s.Blobs {
-			r.blobs = append(r.blobs, l)
-		}
-	}
+	r.blobs = slices.Concat(a.Blobs, b.Blobs)
 	before, err := r.stack(ctx, a, o)
 	if err != nil {
 		return fmt.Errorf("%s: %w", a.Source, err)
