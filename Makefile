@@ -62,6 +62,14 @@ test-unit: build tools ## the tests that boot nothing: two minutes
 	scripts/deps $(TEST_DEPS)
 	$(GO) test ./...
 
+# The CNCF's registry, which we did not write.
+REGISTRY := github.com/distribution/distribution/v3/cmd/registry@v3.1.2
+
+.PHONY: test-registry
+test-registry: assets ## what an upgrade fetches, by the log of another project's registry
+	GOBIN=$(CURDIR)/build/registry CGO_ENABLED=0 $(GO) install $(REGISTRY)
+	REGISTRY=$(CURDIR)/build/registry/registry $(GO) test -tags registry -count 1 -v -run TestDistribution ./node
+
 .PHONY: test-race
 test-race: build tools ## the same under the race detector: it takes a C compiler
 	scripts/deps $(TEST_DEPS) gcc libc6-dev

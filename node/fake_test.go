@@ -151,6 +151,12 @@ func bootLayer(t testing.TB, loader string) []byte {
 // newImage makes an image of layers in an OCI layout.
 func newImage(t testing.TB, arch string, layers ...[]byte) testImage {
 	t.Helper()
+	return newImageIn(t, "none", arch, layers...)
+}
+
+// newImageIn is newImage with a compression for its blobs.
+func newImageIn(t testing.TB, compression, arch string, layers ...[]byte) testImage {
+	t.Helper()
 	img := testImage{dir: t.TempDir(), layers: layers}
 	put := func(b []byte) ocispec.Descriptor {
 		d := digest.FromBytes(b)
@@ -164,7 +170,7 @@ func newImage(t testing.TB, arch string, layers ...[]byte) testImage {
 		return ocispec.Descriptor{Digest: d, Size: int64(len(b))}
 	}
 	config := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: arch}}
-	config.Config.Labels = map[string]string{layout.ImageLabelVersion: "v1", layout.ImageLabelCompression: "none"}
+	config.Config.Labels = map[string]string{layout.ImageLabelVersion: "v1", layout.ImageLabelCompression: compression}
 	config.RootFS.Type = "layers"
 	manifest := ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2},
