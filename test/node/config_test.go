@@ -37,12 +37,14 @@ func TestConfigElsewhere(t *testing.T) {
 		}
 		disk := export(t, "openrc", "raw", oci)
 		m := &machine{VM: vmtest.Start(t, qemu.Machine{
-			Firmware: qemu.BIOS, NoNet: true, Drives: []qemu.Drive{{Path: disk, Snapshot: true}},
+			Firmware: qemu.BIOS, Drives: []qemu.Drive{{Path: disk, Snapshot: true}},
 		}), t: t}
 		m.up()
 		m.blessed()
 		m.ownersConfig()
 		m.Check("until [ -e /run/runcmd-ran ] && [ -e /run/boot-ran ]; do sleep 1; done")
+		m.network() // nothing has waited for it
+		m.fetchedKey()
 	})
 	t.Run("live, cloud-init", func(t *testing.T) {
 		oci := derived(t, "cloud-init", "RUN apt-get update && DEBIAN_FRONTEND=noninteractive "+
@@ -50,7 +52,7 @@ func TestConfigElsewhere(t *testing.T) {
 			"&& rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*")
 		iso := export(t, "cloud-init", "iso", oci)
 		m := &machine{VM: vmtest.Start(t, qemu.Machine{
-			Firmware: qemu.UEFI, Drives: []qemu.Drive{{Path: iso, CDROM: true}},
+			Firmware: qemu.UEFI, Drives: []qemu.Drive{{Path: iso, CDROM: true}}, Forwards: []qemu.Forward{{Guest: 22}},
 		}), t: t}
 		m.up()
 		m.ownersConfig()
@@ -61,5 +63,6 @@ func TestConfigElsewhere(t *testing.T) {
 			t.Errorf("cloud-init: %s\n%s", out, m.Check("cloud-init status --long || true"))
 		}
 		m.ownersConfig()
+		m.byFetchedKey()
 	})
 }

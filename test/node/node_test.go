@@ -130,13 +130,15 @@ func get(t *testing.T, make func() (string, error)) string {
 }
 
 // sshKey is the key that the installation's config allows.
-var sshKey = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(workDir, "key")
+var sshKey = sync.OnceValues(func() (string, error) { return sshKeyNamed("key") })
+
+func sshKeyNamed(name string) (string, error) {
+	path := filepath.Join(workDir, name)
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
 	return path, run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path)
-})
+}
 
 // medium is the example's live medium.
 var medium = sync.OnceValues(func() (string, error) {
@@ -176,12 +178,17 @@ func configFile(name, install string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	keys, err := startKeyServer()
+	if err != nil {
+		return "", err
+	}
 	config := `#cloud-config
 hostname: node-{{ trunc 4 .MachineID }}
 users:
   - name: kairos
     passwd: kairos
     groups: [admin]
+    ssh_authorized_keys: ["github:` + keyAccount + `"]
   - name: tester
     shell: /bin/bash
     ssh_authorized_keys: ["` + strings.TrimSpace(string(pub)) + `"]
@@ -197,7 +204,7 @@ write_files:
       echo "$* $K3S_TOKEN" >/run/k3s-started
       systemd-notify --ready
       exec sleep infinity
-stages:
+` + keys.config() + `stages:
   initramfs:
     - files: [{path: /etc/from-stage, content: "{{ .Values.node.machineid }}", permissions: 04750}]
   boot:
@@ -367,9 +374,14 @@ func (m *machine) sshRun(command string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return m.sshAs("tester", key, command)
+}
+
+// sshAs runs a command over ssh as a user.
+func (m *machine) sshAs(user, key, command string) (string, error) {
 	out, err := exec.Command("ssh", "-i", key, "-p", fmt.Sprint(m.Port(22)), "-o", "BatchMode=yes", "-o",
 		"StrictHostKeyChecking=no",
-		"-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=60", "tester@127.0.0.1",
+		"-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=60", user+"@127.0.0.1",
 		command).
 		CombinedOutput()
 	return string(out), err

@@ -39,15 +39,13 @@ func TestSysvinit(t *testing.T) {
 
 	m.ownersConfig()
 	m.Check("until [ -e /run/runcmd-ran ] && [ -e /run/boot-ran ]; do sleep 1; done")
+	m.network() // nothing has waited for it
+	m.fetchedKey()
 
 	t.Run("unhealthy", func(t *testing.T) {
 		if !everything {
 			t.Skip("part of `make test-all`")
 		}
-		m.Check(
-			"dev=$(ls /sys/class/net | grep -vx lo) && ip link set $dev up && ip address add 10.0.2.15/24 dev $dev " +
-				"&& ip route add default via 10.0.2.2",
-		)
 		reg := startRegistry(t)
 		reg.push(t, derivedFrom(t, oci, "sysvinit-broken", check("echo the disk is missing; exit 3")), "broken")
 		m.apply("upgrade " + reg.ref(m, "broken"))

@@ -135,6 +135,7 @@ func TestInstallAndUpgrade(t *testing.T) {
 		if got != "kairos\n1001\nkairos\ntester" {
 			t.Errorf("users after the upgrade: %q", got)
 		}
+		m.configRuns()
 		out = m.Check("kairos-apply status")
 		if !strings.Contains(out, "user builder: the image gives it the number 1000") {
 			t.Errorf("nobody is told of the image's user:\n%s", out)
@@ -175,8 +176,17 @@ func TestInstallAndUpgrade(t *testing.T) {
 
 func show(v any) string { return fmt.Sprintf("%+v", v) }
 
-// configWorks checks that the installation's config has taken effect, as far as a machine alone can say.
+// configWorks checks that the installation's config has taken effect, and that nothing is wrong with it.
 func (m *machine) configWorks() {
+	m.t.Helper()
+	m.configRuns()
+	if s := m.status(); len(s.ConfigProblems) > 0 {
+		m.t.Errorf("status has %+v", s.ConfigProblems)
+	}
+}
+
+// configRuns checks that the installation's config has taken effect, as far as a machine alone can say.
+func (m *machine) configRuns() {
 	m.t.Helper()
 	for _, file := range []string{"runcmd-ran", "boot-ran", "network-ran", "k3s-started"} {
 		if out, code := m.RunWithin(3*time.Minute, "until [ -e /run/"+file+" ]; do sleep 1; done"); code != 0 {
@@ -187,9 +197,7 @@ func (m *machine) configWorks() {
 		m.t.Errorf("k3s was started as %q", got)
 	}
 	m.ownersConfig()
-	if s := m.status(); len(s.ConfigProblems) > 0 {
-		m.t.Errorf("status has %+v", s.ConfigProblems)
-	}
+	m.byFetchedKey()
 }
 
 // ownersConfig checks what of the config takes effect under each init: host name, files, a login by password, sudo.
