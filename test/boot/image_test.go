@@ -50,6 +50,7 @@ type image struct {
 	files       *boot.Files
 	content     string // what the layers' files say, in their order
 	assets      fs.FS
+	tree        fstest.MapFS // what the boot files are made from
 	damageState bool
 	portable    bool // disks are raw images before their first boot
 	sectorSize  int64
@@ -142,7 +143,7 @@ func makeImageWith(t *testing.T, n int, cmdline string, programs map[string][]by
 	if err != nil {
 		t.Fatal(err)
 	}
-	img := &image{dir: t.TempDir()}
+	img := &image{dir: t.TempDir(), tree: maps.Clone(tree)}
 	if img.assets, err = assets.FS(arch); err != nil {
 		t.Fatal(err)
 	}
