@@ -7,10 +7,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/kairos-buildkit/kairos/config"
 	"github.com/kairos-buildkit/kairos/image/source"
 	"github.com/kairos-buildkit/kairos/node/health"
-	"github.com/kairos-buildkit/kairos/node/provision"
 )
 
 // What an installation waits for at a machine's start, which it may come before: drivers that udev loads one after the
@@ -102,25 +100,17 @@ func (m *Machine) awaitUdev(ctx context.Context) error {
 	return await(ctx, udevTimeout, "", nil, func() bool { return !m.udevIsBusy() })
 }
 
-// awaitNetwork waits for a network where an installation may need one. Without one it goes on: whoever needs it says
-// what failed.
-func (m *Machine) awaitNetwork(ctx context.Context, c *config.Config, images []string, progress Progress) error {
-	if !needsNetwork(c, images) {
+// awaitNetwork waits for a network where one of the images that an installation is to have is in a registry. Without
+// one it goes on: whoever needs it says what failed. A stage around the installation that asks a network waits for it
+// itself: most of them do not.
+func (m *Machine) awaitNetwork(ctx context.Context, images []string, progress Progress) error {
+	if !slices.ContainsFunc(images, isRegistrys) {
 		return nil
 	}
 	return await(ctx, networkTimeout, "a network", progress, func() bool { return health.DefaultRoute(m.Root) })
 }
 
-// needsNetwork says whether an installation may need a network: an image is in a registry, or the config has stages
-// around it, which may do anything.
-func needsNetwork(c *config.Config, images []string) bool {
-	for _, image := range images {
-		if ref, err := source.Parse(image); image != "" && err == nil && ref.Kind == source.Registry {
-			return true
-		}
-	}
-	before, after := config.Hooks("install")
-	return slices.ContainsFunc(slices.Concat(before, after), func(stage string) bool {
-		return len(provision.Steps(c, stage)) > 0
-	})
+func isRegistrys(image string) bool {
+	ref, err := source.Parse(image)
+	return image != "" && err == nil && ref.Kind == source.Registry
 }

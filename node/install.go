@@ -70,7 +70,7 @@ func (m *Machine) Install(ctx context.Context, o InstallOptions) (r api.InstallR
 	}
 	h := &hooks{m: m, command: "install", config: m.imageConfig().With(o.Config), env: c.Env, progress: o.Progress}
 	if o.Unattended {
-		if err := m.awaitNetwork(ctx, h.config, []string{o.Source, c.RecoverySource}, o.Progress); err != nil {
+		if err := m.awaitNetwork(ctx, []string{o.Source, c.RecoverySource}, o.Progress); err != nil {
 			return r, err
 		}
 	}

@@ -38,8 +38,8 @@ alone. The installation reads the block install: (sizes are MiB):
 
 ` + config.Outline("install") + `
 With auto, a disk that holds the medium's system already is started instead, and any other waits for a person.
-It waits up to 90 seconds for a disk, and up to two minutes for a network where an image is in a registry or the
-config has stages around the installation.
+It waits up to 90 seconds for a disk, and up to two minutes for a network where an image is in a registry. A stage
+that asks a network waits for it itself.
 The whole config is kept on the disk, where the rest of it (users, hostname, write_files, runcmd, stages)
 takes effect at every boot. Its stages kairos-install.pre and before-install run before the disk is
 changed, after-install and kairos-install.after when all is on it.
