@@ -34,18 +34,23 @@ func (m *Machine) wantRestart(want bool) error {
 	return nil
 }
 
-// Restart restarts the machine in order, through its init. Where that does nothing, the
+// Restart restarts the machine in order, through its init, which ends ctx on the way. Where that does nothing, the
 // kernel is asked after a minute.
-func Restart(ctx context.Context) error { return power(ctx, "reboot", unix.LINUX_REBOOT_CMD_RESTART) }
-
-// PowerOff turns the machine off in order, through its init.
-func PowerOff(ctx context.Context) error {
-	return power(ctx, "poweroff", unix.LINUX_REBOOT_CMD_POWER_OFF)
+func Restart(ctx context.Context) error {
+	return power(ctx, "reboot", unix.LINUX_REBOOT_CMD_RESTART, unix.Reboot)
 }
 
-func power(ctx context.Context, program string, command int) error {
+// PowerOff turns the machine off in order, through its init, as Restart does.
+func PowerOff(ctx context.Context) error {
+	return power(ctx, "poweroff", unix.LINUX_REBOOT_CMD_POWER_OFF, unix.Reboot)
+}
+
+func power(ctx context.Context, program string, command int, force func(int) error) error {
 	unix.Sync()
-	if err := exec.CommandContext(ctx, program).Run(); err == nil {
+	// Init may end the program, too, before it has had its answer: that is no reason to go on by force.
+	err := exec.Command(program).Run()
+	var ended *exec.ExitError
+	if err == nil || errors.As(err, &ended) && ended.ExitCode() < 0 {
 		select {
 		case <-ctx.Done(): // init ends us
 			return nil
@@ -53,7 +58,7 @@ func power(ctx context.Context, program string, command int) error {
 		}
 	}
 	unix.Sync()
-	if err := unix.Reboot(command); err != nil {
+	if err := force(command); err != nil {
 		return fmt.Errorf("%s: %w", program, err)
 	}
 	return nil

@@ -85,7 +85,7 @@ With -o json the output is one object: device, release, version.
 				p.end()
 				var there *node.InstalledError
 				if errors.As(err, &there) {
-					return a.installedAlready(m, there)
+					return a.installedAlready(c.Context(), m, there)
 				}
 				if err != nil {
 					return err
@@ -96,7 +96,7 @@ With -o json the output is one object: device, release, version.
 					a.ejectAtTheEnd(m)
 				}
 				if a.json {
-					return errors.Join(a.printJSON(r), then.do())
+					return errors.Join(a.printJSON(r), then.do(c.Context()))
 				}
 				fmt.Fprintf(
 					a.out,
@@ -104,7 +104,7 @@ With -o json the output is one object: device, release, version.
 					r.Release,
 					r.Device,
 				)
-				return then.do()
+				return then.do(c.Context())
 			})
 		},
 	}
@@ -130,11 +130,11 @@ With -o json the output is one object: device, release, version.
 }
 
 // installedAlready starts the system that an unattended installation has found on the disk, or says why it does not.
-func (a *app) installedAlready(m *node.Machine, e *node.InstalledError) error {
+func (a *app) installedAlready(ctx context.Context, m *node.Machine, e *node.InstalledError) error {
 	if e.Start {
 		fmt.Fprintln(a.err, "kairos-apply:", e)
 		a.ejectAtTheEnd(m)
-		return node.Restart(context.Background())
+		return node.Restart(ctx)
 	}
 	return errors.Join(e, m.Say(e))
 }
@@ -240,7 +240,7 @@ With -o json the output is one object: release, version, changed.
 				if err := a.printResult(r, "is active already"); err != nil {
 					return err
 				}
-				return power.over(c, conf.Reboot || unattended && !conf.PowerOff, conf.PowerOff).do()
+				return power.over(c, conf.Reboot || unattended && !conf.PowerOff, conf.PowerOff).do(c.Context())
 			})
 		},
 	}

@@ -34,12 +34,12 @@ func (p *afterwards) over(c *cobra.Command, reboot, poweroff bool) afterwards {
 }
 
 // do restarts the machine or turns it off.
-func (p afterwards) do() error {
+func (p afterwards) do(ctx context.Context) error {
 	switch {
 	case p.poweroff:
-		return node.PowerOff(context.Background())
+		return node.PowerOff(ctx)
 	case p.reboot:
-		return node.Restart(context.Background())
+		return node.Restart(ctx)
 	}
 	return nil
 }

@@ -88,10 +88,10 @@ func (a *app) activate(
 		case err != nil:
 			return err
 		case node.RestartWanted("/") && !wait:
-			return then.do()
+			return then.do(ctx)
 		case node.RestartWanted("/"):
 			if s, err := node.Look("/"); (err == nil || errors.Is(err, node.ErrNotKnown)) && active(s, release) {
-				return afterwards{reboot: true}.do()
+				return afterwards{reboot: true}.do(ctx)
 			}
 		}
 		if !wait {
