@@ -30,17 +30,20 @@ import (
 // hostile is a registry whose answers to requests for parts of blobs are changed, and that counts what it gives.
 type hostile struct {
 	http.Handler
-	change func(w http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) (done bool)
 
-	mu    sync.Mutex
-	blobs map[string]int64 // bytes given of each, where the answer stayed
+	mu     sync.Mutex
+	change func(w http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) (done bool)
+	blobs  map[string]int64 // bytes given of each, where the answer stayed
 }
 
 func (h *hostile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer := httptest.NewRecorder()
 	h.Handler.ServeHTTP(answer, r)
 	if _, digest, ok := strings.Cut(r.URL.Path, "/blobs/sha256:"); ok && r.Method == http.MethodGet {
-		if h.change != nil && h.change(w, r, answer) {
+		h.mu.Lock()
+		change := h.change
+		h.mu.Unlock()
+		if change != nil && change(w, r, answer) {
 			return
 		}
 		h.mu.Lock()
@@ -262,10 +265,10 @@ func TestHostileRegistry(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := install(t, t.TempDir(), "uefi", t.TempDir(), a)
-			reg.change = func(w http.ResponseWriter, r *http.Request, a *httptest.ResponseRecorder) bool {
+			reg.reset(func(w http.ResponseWriter, r *http.Request, a *httptest.ResponseRecorder) bool {
 				return strings.Contains(r.URL.Path, blob) && change(w, r, a)
-			}
-			defer func() { reg.change = nil }()
+			})
+			defer reg.reset(nil)
 			if _, err := m.Upgrade(t.Context(), UpgradeOptions{Source: src}); err != nil {
 				t.Fatal(err)
 			}
@@ -281,8 +284,11 @@ func TestBusyRegistry(t *testing.T) {
 	first := install(t, t.TempDir(), "uefi", t.TempDir(), a)
 	reg, src, art := beside(t, first, b)
 	m := install(t, t.TempDir(), "uefi", t.TempDir(), a)
+	var mu sync.Mutex
 	busy := 0
-	reg.change = func(w http.ResponseWriter, r *http.Request, _ *httptest.ResponseRecorder) bool {
+	reg.reset(func(w http.ResponseWriter, r *http.Request, _ *httptest.ResponseRecorder) bool {
+		mu.Lock()
+		defer mu.Unlock()
 		if r.Header.Get("Range") == "" || busy > 1 {
 			return false
 		}
@@ -290,7 +296,7 @@ func TestBusyRegistry(t *testing.T) {
 		w.Header().Set("Retry-After", "0")
 		w.WriteHeader(http.StatusTooManyRequests)
 		return true
-	}
+	})
 	r, err := m.Upgrade(t.Context(), UpgradeOptions{Source: src})
 	if err != nil || r.Fetched == 0 || busy != 2 {
 		t.Errorf("%+v, %v, busy %d times", r, err, busy)
@@ -345,10 +351,10 @@ func TestRangesOfOtherHosts(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := install(t, t.TempDir(), "uefi", t.TempDir(), a)
-			reg.change = func(w http.ResponseWriter, r *http.Request, a *httptest.ResponseRecorder) bool {
+			reg.reset(func(w http.ResponseWriter, r *http.Request, a *httptest.ResponseRecorder) bool {
 				return strings.Contains(r.URL.Path, blob) && change(w, r, a)
-			}
-			defer func() { reg.change = nil }()
+			})
+			defer reg.reset(nil)
 			r, err := m.Upgrade(t.Context(), UpgradeOptions{Source: src})
 			if err != nil {
 				t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"sync/atomic"
 	"testing"
 
 	"github.com/kairos-buildkit/kairos/layout"
@@ -44,14 +45,14 @@ func TestWriteBlobIsResumed(t *testing.T) {
 		"longer":       {func(f *os.File) error { return f.Truncate(1 << 26) }, 3000 - 1024},
 	} {
 		s := New(t.TempDir())
-		asked := int64(0)
+		var asked atomic.Int64 // several ranges are fetched at a time
 		cut := false
 		remote := func(_ context.Context, off, n int64) (io.ReadCloser, error) {
 			if cut && off >= 1024*block && off < l.Size {
 				return nil, blocks.Final{Err: errors.New("cut")}
 			}
 			if off < l.Size {
-				asked += n / block
+				asked.Add(n / block)
 			}
 			return io.NopCloser(bytes.NewReader(want[off : off+n])), nil
 		}
@@ -85,13 +86,14 @@ func TestWriteBlobIsResumed(t *testing.T) {
 		if err := errors.Join(c.left(f), f.Close()); err != nil {
 			t.Fatal(err)
 		}
-		cut, asked = false, 0
+		cut = false
+		asked.Store(0)
 		if err := fetch(); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		got, err := os.ReadFile(s.BlobPath(l.DiffID))
-		if err != nil || !bytes.Equal(got, want) || asked != c.fetched {
-			t.Errorf("%s: %v, %d blocks asked for, want %d", name, err, asked, c.fetched)
+		if err != nil || !bytes.Equal(got, want) || asked.Load() != c.fetched {
+			t.Errorf("%s: %v, %d blocks asked for, want %d", name, err, asked.Load(), c.fetched)
 		}
 		if _, _, err := s.Begun(l.DiffID); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: %v", name, err)

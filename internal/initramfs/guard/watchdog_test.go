@@ -97,6 +97,7 @@ func TestWatchdogEndsWithTheGuard(t *testing.T) {
 				ended <- pet(func() (timer, error) { return f, nil }, time.Minute, stop, never)
 			}()
 			time.Sleep(10 * time.Minute)
+			synctest.Wait() // it may be petting at this very moment
 			if !f.armed {
 				t.Error("it does not run")
 			}
