@@ -39,7 +39,7 @@ var (
 	baseLayout = filepath.Join(repo, "build/base/debian-trixie")
 	toolDir    = filepath.Join(repo, "build/test/doors")
 	imagesDir  = filepath.Join(repo, "build/images")
-	workDir    = filepath.Join(repo, "build/test/doors/work") // emptied at the start
+	workDir    = filepath.Join(repo, "build/test/doors/work")
 	contextDir = filepath.Join(workDir, "context")
 )
 
@@ -58,14 +58,8 @@ func abs(p string) string {
 }
 
 func TestMain(m *testing.M) {
-	vmtest.Main(m, prepare, kairosBin, baseLayout+"/index.json")
-}
-
-func prepare() error {
-	if err := os.RemoveAll(workDir); err != nil {
-		return err
-	}
-	return writeDockerfile(contextDir, "kairos")
+	vmtest.Main(m, workDir, func() error { return writeDockerfile(contextDir, "kairos") }, kairosBin,
+		baseLayout+"/index.json")
 }
 
 // rootShell is the line of a Dockerfile that gives a system a root shell for the tests.

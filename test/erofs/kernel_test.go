@@ -152,7 +152,7 @@ func TestThisKernelAgreesWithReader(t *testing.T) {
 				continue
 			}
 			seen, err := erofstest.WalkDir(dir)
-			if err := errors.Join(err, unix.Unmount(dir, 0)); err != nil {
+			if err := errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH)); err != nil {
 				t.Errorf("%s: %v", name(layer, o), err)
 			}
 			if d := gocmp.Diff(erofstest.Lines(files), erofstest.Lines(seen)); d != "" {

@@ -30,7 +30,7 @@ const (
 	exampleDir = "../../examples/debian"
 	kairosBin  = "../../build/bin/kairos"
 	baseLayout = "../../build/base/debian-trixie"
-	workDir    = "../../build/test/live"       // emptied at the start
+	workDir    = "../../build/test/live"
 	stateDir   = "../../build/test/live-state" // its own: a step that had a secret is found in a cache without it
 )
 
@@ -38,14 +38,7 @@ const (
 const epoch = "1772323200"
 
 func TestMain(m *testing.M) {
-	vmtest.Main(m, emptyWorkDir, kairosBin, baseLayout+"/index.json")
-}
-
-func emptyWorkDir() error {
-	if err := os.RemoveAll(workDir); err != nil {
-		return err
-	}
-	return os.MkdirAll(workDir, 0o777)
+	vmtest.Main(m, workDir, nil, kairosBin, baseLayout+"/index.json")
 }
 
 // runKairos runs the program and returns what it printed.

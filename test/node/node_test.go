@@ -47,16 +47,13 @@ const (
 
 const epoch = "1772323200"
 
-// reuse has a run take what the run before has made, as long as it is there: for work on the tests.
-var reuse = os.Getenv("KAIROS_TEST_REUSE") != ""
-
 func made(path string) bool {
 	_, err := os.Stat(path)
-	return reuse && err == nil
+	return vmtest.Reuse && err == nil
 }
 
 func TestMain(m *testing.M) {
-	vmtest.Main(m, func() error { return os.MkdirAll(workDir, 0o777) }, kairosBin, baseLayout+"/index.json")
+	vmtest.Main(m, workDir, nil, kairosBin, baseLayout+"/index.json")
 }
 
 func run(name string, args ...string) error {
@@ -249,7 +246,7 @@ func (i *installed) get(t *testing.T, firmware qemu.Firmware) vmtest.Frozen {
 	i.Lock()
 	defer i.Unlock()
 	dir := installedDir(firmware)
-	if !i.done && reuse {
+	if !i.done && vmtest.Reuse {
 		i.frozen, i.done = vmtest.Kept(dir)
 	}
 	if !i.done {
