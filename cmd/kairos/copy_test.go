@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -82,6 +83,7 @@ func TestCopy(t *testing.T) {
 		for _, d := range descs {
 			all = append(all, d.Digest.String())
 		}
+		slices.Sort(all) // a registry lists them in any order
 		if _, err := release.Find(t.Context(), img.Repository, layout.Digest(img.Manifest.Digest)); err != nil {
 			t.Errorf("%s: %v", ref, err)
 		}
