@@ -332,6 +332,15 @@ func (m *machine) blessed() {
 	}
 }
 
+// online waits until the machine has a default route: a login prompt and a blessing may come before it.
+func (m *machine) online() {
+	m.t.Helper()
+	const route = `until grep -q "$(printf '^[^\t]*\t00000000\t')" /proc/net/route; do sleep 1; done`
+	if out, code := m.RunWithin(5*time.Minute, route); code != 0 {
+		m.t.Fatal(out)
+	}
+}
+
 // reboot restarts the machine in order.
 func (m *machine) reboot() {
 	m.t.Helper()
@@ -457,6 +466,7 @@ func (s *server) ref(m *machine, tag string) string {
 	m.t.Helper()
 	_, port, _ := net.SplitHostPort(s.addr)
 	host := "10.0.2.2:" + port
+	m.online()
 	m.Check(
 		fmt.Sprintf(
 			"mkdir -p '/etc/containerd/certs.d/%[1]s' && printf '[host.\"http://%[1]s\"]\\n' > "+
