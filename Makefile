@@ -103,14 +103,19 @@ bench: build base tools ## speed and size against other tools; writes docs/perfo
 	scripts/deps $(TEST_DEPS)
 	$(GO) run ./cmd/kairos-bench
 
+.PHONY: generate
+generate: ## what is made from fleet's types: deploy/crd, deep copies
+	scripts/generate
+
 .PHONY: lint
-lint: assets ## gofmt, go.mod, vet, staticcheck
+lint: assets ## gofmt, go.mod, vet, staticcheck, generated files
 	@out=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
 	if [ -n "$$out" ]; then echo "gofmt: these files are not formatted:"; echo "$$out"; exit 1; fi
 	$(GO) mod tidy -diff
 	$(GO) vet ./...
 	$(GO) vet -tags vm ./...
 	$(GO) run $(STATICCHECK) -tags vm ./...
+	scripts/generate --check
 
 .PHONY: clean
 clean: ## remove build/ and the embedded assets
