@@ -194,50 +194,82 @@ func (p *ESP) Retire(keep []string) (gone []string, err error) {
 	if err := p.set(stay); err != nil {
 		return nil, err
 	}
-	names, err := p.ReadDir(layout.UKIDir)
+	names, err := unneeded(p.Volume, stay)
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range names {
-		e, err := layout.ParseEntry(name)
-		if err != nil || inState(stay, e) || e.Seq == layout.RecoverySeq && e.ID == stay.Recovery {
-			continue
-		}
-		if err := p.Remove(entryPath(e)); err != nil {
+		if err := p.Remove(name); err != nil {
 			return nil, err
 		}
 	}
 	return gone, p.removeLeftovers(stay)
 }
 
+// Clean says whether [ESP.Retire] would find nothing to remove, on an ESP that need not be mounted.
+func Clean(files Files, s State, keep []string) (bool, error) {
+	stay, _ := s.Keep(keep)
+	names, err := unneeded(files, stay)
+	if err != nil {
+		return false, err
+	}
+	left, err := leftovers(files, stay)
+	return len(names)+len(left) == 0 && len(stay.Entries) == len(s.Entries), err
+}
+
+// unneeded returns the UKIs whose entries a state does not have.
+func unneeded(files Files, s State) ([]string, error) {
+	names, err := files.ReadDir(layout.UKIDir)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, name := range names {
+		e, err := layout.ParseEntry(name)
+		if err == nil && !inState(s, e) && (e.Seq != layout.RecoverySeq || e.ID != s.Recovery) {
+			found = append(found, entryPath(e))
+		}
+	}
+	return found, nil
+}
+
 // removeLeftovers removes what runs that were interrupted have left, named or not, and the BIOS files of
 // releases that have no entry.
 func (p *ESP) removeLeftovers(s State) error {
-	names, err := p.ReadDir(layout.UKIDir)
+	names, err := leftovers(p.Volume, s)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if !isLeftover(name) {
-			continue
-		}
-		if err := p.Remove(layout.UKIDir + "/" + name); err != nil {
-			return err
-		}
-	}
-	ids, err := p.ReadDir(layout.GrubKernelDir)
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		if !layout.ValidID(id) || slices.Contains(s.IDs(), id) {
-			continue
-		}
-		if err := p.Remove(layout.GrubKernelDir + "/" + id); err != nil {
+		if err := p.Remove(name); err != nil {
 			return err
 		}
 	}
 	return p.Names.Reclaim()
+}
+
+// leftovers are what has a name of what removeLeftovers removes.
+func leftovers(files Files, s State) ([]string, error) {
+	var found []string
+	names, err := files.ReadDir(layout.UKIDir)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if isLeftover(name) {
+			found = append(found, layout.UKIDir+"/"+name)
+		}
+	}
+	ids, err := files.ReadDir(layout.GrubKernelDir)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		if layout.ValidID(id) && !slices.Contains(s.IDs(), id) {
+			found = append(found, layout.GrubKernelDir+"/"+id)
+		}
+	}
+	return found, nil
 }
 
 // isLeftover says whether a name in EFI/Linux is what a run that was interrupted has left: a UKI that no loader was to

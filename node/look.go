@@ -68,26 +68,39 @@ func Look(root string) (api.Status, error) {
 }
 
 // readESP reads what boots from the ESP's device.
-func readESP(b layout.Boot) (loader.State, error) {
+func readESP(b layout.Boot) (s loader.State, err error) {
+	err = onESP(b, func(v *fat.Volume) error {
+		s, err = readVolume(b, v)
+		return err
+	})
+	return s, err
+}
+
+func readVolume(b layout.Boot, v *fat.Volume) (loader.State, error) {
+	decides, other := loaders(b.Firmware, efivars.System)
+	return loader.Read(loader.In(v.FS()), decides, other)
+}
+
+// onESP hands over the ESP as it is on its device, to be read.
+func onESP(b layout.Boot, do func(*fat.Volume) error) error {
 	device := b.Devices["efi"]
 	if device == "" {
-		return loader.State{}, errors.New("the disk's partition efi was not found: this is no installed node")
+		return errors.New("the disk's partition efi was not found: this is no installed node")
 	}
 	f, err := os.Open(device)
 	if err != nil {
-		return loader.State{}, err
+		return err
 	}
 	defer f.Close()
 	// What a mount has written of files since is on the disk, but not in the device's own cache.
 	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
-		return loader.State{}, fmt.Errorf("read %s: %w", device, err)
+		return fmt.Errorf("read %s: %w", device, err)
 	}
 	v, err := fat.Open(f)
 	if err != nil {
-		return loader.State{}, fmt.Errorf("read %s: %w", device, err)
+		return fmt.Errorf("read %s: %w", device, err)
 	}
-	decides, other := loaders(b.Firmware, efivars.System)
-	return loader.Read(loader.In(v.FS()), decides, other)
+	return do(v)
 }
 
 // known reads what the last command saw on the partition that is not mounted, by release.

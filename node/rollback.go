@@ -3,9 +3,11 @@ package node
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/kairos-buildkit/kairos/api"
+	"github.com/kairos-buildkit/kairos/disk/fat"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/loader"
 	"github.com/kairos-buildkit/kairos/store"
@@ -70,6 +72,46 @@ func (m *Machine) other(slots loader.State) (string, error) {
 		}
 	}
 	return "", refuse("there is no release to roll back to: this node has one only")
+}
+
+// Clean says whether [Machine.GC] would find nothing to remove on the running system. It mounts nothing and writes
+// nothing; what cannot be read so is not known to be clean.
+func Clean(root string) (clean bool, err error) {
+	b, err := ReadBoot(root)
+	if err != nil || b.Role != layout.RoleSystem {
+		return false, err
+	}
+	m := &Machine{Boot: b, Root: root}
+	m.State = store.New(m.bootedStore())
+	err = onESP(b, func(v *fat.Volume) error {
+		slots, err := readVolume(b, v)
+		if err != nil {
+			return err
+		}
+		keep := m.kept(slots)
+		if clean, err = loader.Clean(loader.In(v.FS()), slots, keep); err != nil || !clean {
+			return err
+		}
+		if _, err := v.Reclaim(); err != nil {
+			clean = false // the device was opened for reading: there is something to be written
+			return nil
+		}
+		if clean, err = (store.View{FS: os.DirFS(m.State.Dir())}).Clean(keep); err != nil || !clean {
+			return err
+		}
+		files, done := m.unmountedStore()
+		defer done()
+		if files == nil {
+			clean = false
+			return nil
+		}
+		recovery := store.View{FS: files}
+		if slots.Recovery != "" && completeIn(recovery, slots.Recovery) {
+			clean, err = recovery.Clean([]string{slots.Recovery})
+		}
+		return err
+	})
+	return clean && err == nil, err
 }
 
 // GC removes the releases that no role needs, their layers, and what interrupted runs

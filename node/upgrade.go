@@ -344,12 +344,8 @@ func (m *Machine) protected(slots loader.State) []string {
 	return keep
 }
 
-// collect removes what no role needs: entries, snapshots, releases, layers.
-func (m *Machine) collect(ctx context.Context, e *fetch.Engine, progress Progress) ([]string, error) {
-	slots, err := m.ESP.State()
-	if err != nil {
-		return nil, err
-	}
+// kept returns the releases on STATE that a role needs.
+func (m *Machine) kept(slots loader.State) []string {
 	keep := m.protected(slots)
 	if active, ok := slots.Active(); ok && !slices.Contains(keep, active.ID) && m.complete(m.State, active.ID) {
 		keep = append(keep, active.ID)
@@ -357,6 +353,16 @@ func (m *Machine) collect(ctx context.Context, e *fetch.Engine, progress Progres
 	if passive, ok := slots.Passive(); ok && len(keep) < 2 && m.complete(m.State, passive.ID) {
 		keep = append(keep, passive.ID)
 	}
+	return keep
+}
+
+// collect removes what no role needs: entries, snapshots, releases, layers.
+func (m *Machine) collect(ctx context.Context, e *fetch.Engine, progress Progress) ([]string, error) {
+	slots, err := m.ESP.State()
+	if err != nil {
+		return nil, err
+	}
+	keep := m.kept(slots)
 	progress.step(api.StepCollect, "")
 	gone, err := m.ESP.Retire(keep)
 	if err != nil {
@@ -515,12 +521,16 @@ func copyLayers(ctx context.Context, from, to *store.Store, img *source.Image) e
 
 // complete says whether a store has a release with all its layers.
 func (m *Machine) complete(s *store.Store, id string) bool {
-	r, err := s.Release(id)
+	return completeIn(store.View{FS: os.DirFS(s.Dir())}, id)
+}
+
+func completeIn(v store.View, id string) bool {
+	r, err := v.Release(id)
 	if err != nil {
 		return false
 	}
 	for _, l := range r.Layers {
-		if have, ok, err := s.Layer(l.DiffID); err != nil || !ok || have != l {
+		if have, ok, err := v.Layer(l.DiffID); err != nil || !ok || have != l {
 			return false
 		}
 	}

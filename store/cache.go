@@ -139,9 +139,9 @@ func (c *Cache) evict(spare layout.Digest) error {
 	}
 	for _, d := range stores {
 		s := NewOn(filepath.Join(c.dir, d.Name()), &durable.FS{Lazy: true})
-		err := s.walkBlobs(func(dir string, e fs.DirEntry) error {
+		err := s.view().walkBlobs(func(dir string, e fs.DirEntry) error {
 			if isTemp(e) {
-				return s.fs.RemoveLeftovers(dir)
+				return s.fs.RemoveLeftovers(s.path(dir))
 			}
 			name, ext := e.Name(), filepath.Ext(e.Name())
 			info, err := e.Info()

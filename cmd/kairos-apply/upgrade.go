@@ -306,13 +306,18 @@ func (a *app) gc() *cobra.Command {
 		Use:   "gc",
 		Short: "Remove releases and layers that no role needs",
 		Long: `Remove releases that are neither booted, active, passive nor recovery, their layers, and what
-interrupted commands have left. Upgrade and rollback do this by themselves.
+interrupted commands have left. Upgrade and rollback do this by themselves. Where there is nothing to remove, nothing
+is mounted.
 
 With -o json the output is one object: removed (ids of releases).
 
 ` + exitCodes,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			// Most runs find nothing, and a mount is a line in the kernel's log.
+			if clean, err := node.Clean("/"); err == nil && clean {
+				return a.printRemoved(nil)
+			}
 			return a.work(c.Context(), func(m *node.Machine) error {
 				p := a.progress()
 				gone, err := m.GC(c.Context(), p.show)
@@ -320,16 +325,20 @@ With -o json the output is one object: removed (ids of releases).
 				if err != nil {
 					return err
 				}
-				if a.json {
-					return a.printJSON(api.GCResult{Removed: append([]string{}, gone...)})
-				}
-				for _, id := range gone {
-					fmt.Fprintln(a.out, "Removed release", id)
-				}
-				return nil
+				return a.printRemoved(gone)
 			})
 		},
 	}
+}
+
+func (a *app) printRemoved(ids []string) error {
+	if a.json {
+		return a.printJSON(api.GCResult{Removed: append([]string{}, ids...)})
+	}
+	for _, id := range ids {
+		fmt.Fprintln(a.out, "Removed release", id)
+	}
+	return nil
 }
 
 func (a *app) printResult(r api.Result, unchanged string) error {

@@ -38,8 +38,8 @@ func TestBootOnce(t *testing.T) {
 	}, qemu.UEFI)
 }
 
-// quiet checks that a healthy start and a look at the status have left no line of a file system in the kernel's log,
-// beside those of what /init has mounted.
+// quiet checks that a healthy start, a look at the status and a collection that finds nothing have left no line of a
+// file system in the kernel's log, beside those of what /init has mounted.
 func (m *machine) quiet() {
 	m.t.Helper()
 	recovery := m.Check(`sed -n 's|.*"recovery": "/dev/\([^"]*\)".*|\1|p' /run/kairos/boot.json`)
@@ -49,6 +49,7 @@ func (m *machine) quiet() {
 	const lines = "dmesg | grep -cE 'EXT4-fs|FAT-fs' || true"
 	before := m.Check(lines)
 	m.apply("bless")
+	m.apply("gc")
 	m.Check("rm -f /run/kairos/known.json")
 	if s := m.status(); s.Recovery == nil || s.Recovery.Version == "" {
 		m.t.Errorf("status %s", show(s))
