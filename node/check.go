@@ -278,15 +278,13 @@ func (m *Machine) packagesOf(
 		if err != nil {
 			return nil, "", fmt.Errorf("layer %s: %w", l.DiffID, err)
 		}
-		all, unread, err := search.Packages()
-		if err != nil || all != nil {
-			return all, "", err
-		}
-		if unread {
-			return nil, packages.WhyUnread, nil
+		if all, err := search.Packages(); err != nil {
+			return nil, err.Error(), nil
+		} else if all != nil {
+			return all, "", nil
 		}
 	}
-	return nil, "the image has neither dpkg's nor apk's database", nil
+	return nil, packages.None, nil
 }
 
 func readTree(s *store.Store, l layout.Layer, search *packages.Search) error {

@@ -21,8 +21,7 @@ type Search struct {
 }
 
 // names are all paths that are looked for.
-func names() []string {
-	all := Unread()
+func names() (all []string) {
 	for _, d := range Databases() {
 		all = append(all, d.Path)
 	}
@@ -56,8 +55,6 @@ func (s *Search) Tar(r io.Reader) error {
 		name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
 		for _, want := range open {
 			switch {
-			case name == want && h.Typeflag == tar.TypeReg && slices.Contains(Unread(), name):
-				found[want] = nil
 			case name == want && h.Typeflag == tar.TypeReg:
 				if h.Size > MaxSize {
 					return fmt.Errorf("%s: %d bytes, more than %d", name, h.Size, MaxSize)
@@ -113,21 +110,14 @@ func (s *Search) decide(name string, b []byte, state state) {
 	}
 }
 
-// Packages returns what was found. unread says that there is a database that cannot be read; nil without it: there was
-// none in the layers that were looked into.
-func (s *Search) Packages() (all Packages, unread bool, err error) {
+// Packages returns what was found; nil without an error: there was no database in the layers that were looked into.
+func (s *Search) Packages() (all Packages, err error) {
 	for _, d := range Databases() {
 		if b, ok := s.found[d.Path]; ok {
-			all, err = d.Parse(b)
-			return all, false, err
+			return d.Parse(b)
 		}
 	}
-	for _, name := range Unread() {
-		if _, ok := s.found[name]; ok {
-			return nil, true, nil
-		}
-	}
-	return nil, false, nil
+	return nil, nil
 }
 
 // state is what a layer says of a path.
@@ -159,9 +149,6 @@ func look(tree fs.FS, name string) ([]byte, state, error) {
 		case st != nil && info.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0:
 			return nil, gone, nil
 		case at == name && info.Mode().IsRegular():
-			if slices.Contains(Unread(), name) {
-				return nil, present, nil
-			}
 			b, err := bounded.ReadFile(tree, name, MaxSize)
 			return b, present, err
 		case !info.IsDir():

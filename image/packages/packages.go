@@ -1,22 +1,24 @@
-// Package packages reads which packages a distribution's image has, from what its package manager keeps as text.
+// Package packages reads which packages a distribution's image has, from what its package manager keeps.
 //
 //	dpkg   var/lib/dpkg/status        RFC 822 like paragraphs: Package, Status, Version, Architecture (deb-control(5))
 //	apk    lib/apk/db/installed       lines P:name, V:version, paragraphs (apk-tools' apk-package(5))
-//
-// rpm's is a database in one of three formats, and is not read: the libraries that do bring an SQL engine, which would
-// make the node agent a quarter larger and read what a stranger has written as root. That it is there is said.
+//	rpm    rpmdb.sqlite, Packages.db, Packages   one of three databases, which package rpm reads
 package packages
 
 import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"maps"
 	"path"
+	"slices"
 	"strings"
+
+	"github.com/kairos-buildkit/kairos/image/packages/rpm"
 )
 
 // Packages are versions by name. A package that is installed for several architectures has the name with its
-// architecture, as in libc6:arm64.
+// architecture, as in libc6:arm64, rpm's as in glibc.i686; one in several versions, as rpm's kernels, has them all.
 type Packages map[string]string
 
 // A Database is a file in an image that says which packages it has.
@@ -25,30 +27,26 @@ type Database struct {
 	Parse func([]byte) (Packages, error)
 }
 
-// MaxSize bounds a database, in bytes: Debian's of 5,000 packages has 8 MB.
-const MaxSize = 64 << 20
+// MaxSize bounds a database, in bytes: Debian's of 5,000 packages has 8 MB, rpm's of 2,000 80 MB.
+const MaxSize = 128 << 20
 
-// Databases are those that can be read.
+// Databases are all that are looked for. Of several in one image the first counts: rpm leaves older formats behind.
 func Databases() []Database {
-	return []Database{
+	all := []Database{
 		{"var/lib/dpkg/status", ParseDpkg},
 		{"usr/lib/apk/db/installed", ParseApk},
 		{"lib/apk/db/installed", ParseApk},
 	}
-}
-
-// Unread are paths of databases that are not read: rpm's, as SQLite, its own ndb and Berkeley DB.
-func Unread() (paths []string) {
-	for _, dir := range []string{"usr/lib/sysimage/rpm", "var/lib/rpm", "usr/share/rpm"} {
-		for _, name := range []string{"rpmdb.sqlite", "Packages.db", "Packages"} {
-			paths = append(paths, path.Join(dir, name))
+	for _, name := range []string{"rpmdb.sqlite", "Packages.db", "Packages"} {
+		for _, dir := range []string{"usr/lib/sysimage/rpm", "var/lib/rpm", "usr/share/rpm"} {
+			all = append(all, Database{path.Join(dir, name), ParseRPM})
 		}
 	}
-	return paths
+	return all
 }
 
-// WhyUnread says to a person why packages are not known that a database of [Unread] has.
-const WhyUnread = "rpm database: not read; compare the output of `rpm -qa` in both images"
+// None says to a person why the packages of an image are not known that has none of [Databases].
+const None = "an image has no database of dpkg, apk or rpm"
 
 // ParseDpkg reads dpkg's status file.
 func ParseDpkg(b []byte) (Packages, error) {
@@ -65,6 +63,40 @@ func ParseApk(b []byte) (Packages, error) {
 	return parse(b, ":", func(field map[string]string) (name, arch, version string) {
 		return field["P"], field["A"], field["V"]
 	})
+}
+
+// ParseRPM reads rpm's database.
+func ParseRPM(b []byte) (Packages, error) {
+	list, err := rpm.Parse(b)
+	if err != nil {
+		return nil, err
+	}
+	// The architecture that most packages have is the system's: they are named without it.
+	count, native := map[string]int{}, ""
+	for _, p := range list {
+		if p.Arch != "" && p.Arch != "noarch" {
+			count[p.Arch]++
+		}
+	}
+	for _, arch := range slices.Sorted(maps.Keys(count)) {
+		if count[arch] > count[native] {
+			native = arch
+		}
+	}
+	versions := map[string][]string{}
+	for _, p := range list {
+		name := p.Name
+		if p.Arch != "" && p.Arch != "noarch" && p.Arch != native {
+			name += "." + p.Arch
+		}
+		versions[name] = append(versions[name], p.Version)
+	}
+	all := Packages{}
+	for name, v := range versions {
+		slices.Sort(v)
+		all[name] = strings.Join(v, ", ")
+	}
+	return all, nil
 }
 
 // parse reads paragraphs of fields; of tells a package's.

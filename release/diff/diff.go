@@ -175,11 +175,8 @@ func content(ctx context.Context, d *api.Diff, a, b Side, o Options) error {
 		return err
 	}
 	d.Boot = api.Differences(x, y)
-	p, unknownP, errP := packagesOf(before)
-	q, unknownQ, errQ := packagesOf(after)
-	if err := errors.Join(errP, errQ); err != nil {
-		return err
-	}
+	p, unknownP := packagesOf(before)
+	q, unknownQ := packagesOf(after)
 	if d.PackagesUnknown = unknownP; unknownP == "" {
 		d.PackagesUnknown = unknownQ
 	}

@@ -2,6 +2,7 @@ package diff
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"maps"
 	"slices"
@@ -180,17 +181,15 @@ func bootOf(root *node) (map[string]string, error) {
 }
 
 // packagesOf returns which packages an image has; unknown says why they are not known.
-func packagesOf(root *node) (all packages.Packages, unknown string, err error) {
+func packagesOf(root *node) (all packages.Packages, unknown string) {
 	for _, d := range packages.Databases() {
 		if at := root.at(d.Path, false); at != nil && at.file != nil && at.mode.IsRegular() {
-			all, err = d.Parse(at.content)
-			return all, "", err
+			all, err := d.Parse(at.content)
+			if err != nil {
+				return nil, fmt.Sprintf("/%s: %v", d.Path, err)
+			}
+			return all, ""
 		}
 	}
-	for _, name := range packages.Unread() {
-		if root.at(name, false) != nil {
-			return nil, packages.WhyUnread, nil
-		}
-	}
-	return nil, "an image has neither dpkg's nor apk's database", nil
+	return nil, packages.None
 }
