@@ -7,9 +7,6 @@ import (
 
 	"github.com/kairos-buildkit/kairos/internal/initramfs"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/guard"
-	"github.com/kairos-buildkit/kairos/internal/initramfs/handover"
-	"github.com/kairos-buildkit/kairos/internal/initramfs/policy"
-	"github.com/kairos-buildkit/kairos/internal/initramfs/root"
 )
 
 func main() {
@@ -17,54 +14,20 @@ func main() {
 		guard.Run(os.Args[1:])
 		return
 	}
-	initramfs.Main(run)
-}
-
-// run boots: it reads as the order of events. It returns only when it has failed.
-func run(m *initramfs.Machine) error {
-	if err := m.Prepare(); err != nil {
-		return err
-	}
-	if err := m.FindMedium(); err != nil {
-		return err
-	}
-	src := &m.Source
-	release, err := src.Release()
-	if err != nil {
-		return err
-	}
-	if err := m.CheckTrust(release); err != nil {
-		return err
-	}
-	m.Announce(release)
-	if err := root.Mount(src.Store, release, src.Boot.Trial); err != nil {
-		return err
-	}
-	if err := m.CheckMedium(release); err != nil {
-		return err
-	}
-	if err := policy.Mount(&src.Boot, &m.Log, m.Hold); err != nil {
-		return err
-	}
-	if src.Boot.Trial {
-		src.Boot.Deadline = guard.Deadline(m.Cmdline, release.Labels)
-		if err := guard.Strict("/"); err != nil {
-			m.Log.Info("%v", err) // the guard is there all the same
-		}
-	}
-	if err := m.CheckAlone(); err != nil {
-		return err
-	}
-	if err := m.LeaveRecord(); err != nil {
-		return err
-	}
-	init, err := handover.Find(m.Cmdline)
-	if err != nil {
-		return err
-	}
-	if err := guard.Start(src.Boot, src.Device, root.Dir, handover.Starter(init), &m.Log); err != nil {
-		return err
-	}
-	m.HandOver()
-	return handover.Switch(init, &m.Log)
+	type m = initramfs.Machine
+	initramfs.Main( // in this order
+		(*m).Prepare,
+		(*m).FindMedium,
+		(*m).ReadRelease,
+		(*m).CheckTrust,
+		(*m).Announce,
+		(*m).MountRoot,
+		(*m).CheckMedium,
+		(*m).MakeWritable,
+		(*m).SetDeadline,
+		(*m).CheckAlone,
+		(*m).LeaveRecord,
+		(*m).StartGuard,
+		(*m).HandOver,
+	)
 }

@@ -15,8 +15,11 @@ import (
 	"github.com/kairos-buildkit/kairos/internal/initramfs/console"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/devices"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/efi"
+	"github.com/kairos-buildkit/kairos/internal/initramfs/guard"
+	"github.com/kairos-buildkit/kairos/internal/initramfs/handover"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/medium"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/modules"
+	"github.com/kairos-buildkit/kairos/internal/initramfs/policy"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/root"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/sealed"
 	"github.com/kairos-buildkit/kairos/internal/mount"
@@ -30,10 +33,12 @@ type Machine struct {
 	Modules *modules.Loader
 	Devices *devices.Watcher
 	Source  medium.Source // as far as it is known yet
+	Release layout.Release
 
 	seal     *sealed.Seal // nil: the initrd trusts whatever is there
 	modprobe []byte       // what the kernel starts for modules, where the seal has taken it away
 	finder   medium.Finder
+	init     string // the image's
 
 	end   end
 	timer *time.Timer
@@ -42,8 +47,8 @@ type Machine struct {
 // startTimeout bounds all that happens before the image's root is the root.
 const startTimeout = 5 * time.Minute
 
-// Main boots the machine by run, and never returns.
-func Main(run func(*Machine) error) {
+// Main boots the machine step by step, and never returns: the last step becomes the image's init, or one has failed.
+func Main(steps ...func(*Machine) error) {
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "kairos-init is /init of the initrd: it only runs as process 1")
 		os.Exit(2)
@@ -59,7 +64,12 @@ func Main(run func(*Machine) error) {
 			m.restart(fmt.Errorf("not done after %v: something hangs", startTimeout))
 		}
 	})
-	m.fail(run(m)) // run only returns when it has failed
+	for _, step := range steps {
+		if err := step(m); err != nil {
+			m.fail(err)
+		}
+	}
+	m.fail(errors.New("the last step has not become the image's init"))
 }
 
 // Prepare shows the kernel's state, and loads drivers for the devices that are there and that come.
@@ -110,13 +120,19 @@ func (m *Machine) FindMedium() (err error) {
 	return err
 }
 
+// ReadRelease reads what is to be booted.
+func (m *Machine) ReadRelease() (err error) {
+	m.Release, err = m.Source.Release()
+	return err
+}
+
 // CheckTrust refuses a release, or a UKI, that the keys in the initrd have not signed. It comes before a layer is
 // mounted.
-func (m *Machine) CheckTrust(r layout.Release) error {
+func (m *Machine) CheckTrust() error {
 	if m.seal == nil {
 		return nil
 	}
-	if err := m.seal.Release(r); err != nil {
+	if err := m.seal.Release(m.Release); err != nil {
 		return err
 	}
 	boot := m.Source.Boot
@@ -137,23 +153,43 @@ func (m *Machine) CheckTrust(r layout.Release) error {
 		return m.seal.Refuse(err)
 	}
 	defer esp.Close()
-	return m.seal.UKI(esp, image, r)
+	return m.seal.UKI(esp, image, m.Release)
 }
 
 // CheckAlone refuses a disk that looks like the one that was booted from, and came later.
 func (m *Machine) CheckAlone() error { return m.finder.Alone() }
 
+// MountRoot mounts the release's layers.
+func (m *Machine) MountRoot() error {
+	return root.Mount(m.Source.Store, m.Release, m.Source.Boot.Trial)
+}
+
 // CheckMedium reads all of the live medium's release, where the boot menu asks for it.
-func (m *Machine) CheckMedium(r layout.Release) error {
+func (m *Machine) CheckMedium() error {
 	if _, ok := m.Cmdline.Get(layout.CmdlineCheck); !ok || m.Source.Boot.Role != layout.RoleLive {
 		return nil
 	}
 	m.timer.Stop() // somebody watches, and a slow medium takes its time
-	if err := root.Check(r, m.Log.Crit); err != nil {
+	if err := root.Check(m.Release, m.Log.Crit); err != nil {
 		return err
 	}
 	m.Log.Crit("the medium is good")
 	m.timer.Reset(startTimeout)
+	return nil
+}
+
+// MakeWritable makes writable what is to be writable.
+func (m *Machine) MakeWritable() error { return policy.Mount(&m.Source.Boot, &m.Log, m.Hold) }
+
+// SetDeadline bounds the time that a release on trial has, and has a damaged block of it end the trial.
+func (m *Machine) SetDeadline() error {
+	if !m.Source.Boot.Trial {
+		return nil
+	}
+	m.Source.Boot.Deadline = guard.Deadline(m.Cmdline, m.Release.Labels)
+	if err := guard.Strict("/"); err != nil {
+		m.Log.Info("%v", err) // the guard is there all the same
+	}
 	return nil
 }
 
@@ -178,9 +214,23 @@ func (m *Machine) LeaveRecord() error {
 	return nil
 }
 
-// HandOver makes the decision that the machine boots: from here on the timer cannot restart it. If the timer was
+// StartGuard finds the image's init and starts the guard, which stays behind.
+func (m *Machine) StartGuard() (err error) {
+	if m.init, err = handover.Find(m.Cmdline); err != nil {
+		return err
+	}
+	return guard.Start(m.Source.Boot, m.Source.Device, root.Dir, handover.Starter(m.init), &m.Log)
+}
+
+// HandOver becomes the image's init.
+func (m *Machine) HandOver() error {
+	m.decide()
+	return handover.Switch(m.init, &m.Log)
+}
+
+// decide makes the decision that the machine boots: from here on the timer cannot restart it. If the timer was
 // faster, it does not return.
-func (m *Machine) HandOver() {
+func (m *Machine) decide() {
 	if !m.end.handOver() {
 		stop()
 	}
@@ -202,11 +252,13 @@ func (m *Machine) Hold() func() {
 }
 
 // Announce says what boots.
-func (m *Machine) Announce(r layout.Release) {
+func (m *Machine) Announce() error {
+	r := m.Release
 	version := r.Version
 	if strings.TrimSpace(version) == "" {
 		version = "an image without a version"
 	}
 	m.Log.Info("booting %s, release %s, %d layers, from %s (%s)",
 		version, r.ID(), len(r.Layers), m.Source.Device, m.Source.Boot.Role)
+	return nil
 }
