@@ -4,54 +4,23 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
-	"slices"
-	"strings"
+	"syscall"
 
 	"github.com/kairos-buildkit/kairos/internal/bounded"
+	"github.com/kairos-buildkit/kairos/internal/follow"
 )
 
-// tree is an image's root. File systems differ in how they treat links that are absolute or
-// that lead out of them, so links are resolved here: as the booted system will, with the
-// image's root as /.
+// tree is an image's root, in which links lead where they will in the booted system.
 type tree struct{ fs.FS }
 
 // resolve returns the name of what a path leads to, without links in it. The last part
 // need not exist.
 func (t tree) resolve(name string) (string, error) {
-	done, rest := ".", strings.Split(strings.Trim(path.Clean("/"+name), "/"), "/")
-	for links := 0; len(rest) > 0; {
-		part := rest[0]
-		rest = rest[1:]
-		switch part {
-		case "", ".":
-			continue
-		case "..":
-			done = path.Dir(done)
-			continue
-		}
-		next := path.Join(done, part)
-		info, err := fs.Lstat(t.FS, next)
-		if err != nil && !(errors.Is(err, fs.ErrNotExist) && len(rest) == 0) {
-			return "", err
-		}
-		if err != nil || info.Mode()&fs.ModeSymlink == 0 {
-			done = next
-			continue
-		}
-		if links++; links > 40 {
-			return "", &fs.PathError{Op: "resolve", Path: name, Err: errors.New("too many links")}
-		}
-		target, err := fs.ReadLink(t.FS, next)
-		if err != nil {
-			return "", err
-		}
-		if path.IsAbs(target) {
-			done = "."
-		}
-		rest = slices.Concat(strings.Split(target, "/"), rest)
+	real, missing, err := follow.Links(t.FS, name)
+	if err == nil && missing > 1 {
+		err = &fs.PathError{Op: "resolve", Path: name, Err: fs.ErrNotExist}
 	}
-	return done, nil
+	return real, err
 }
 
 // readFile reads a file of at most so many bytes.
@@ -78,7 +47,7 @@ func (t tree) stat(name string) (fs.FileInfo, error) {
 // names lists a folder; a folder that does not exist has no names.
 func (t tree) names(dir string) ([]string, error) {
 	real, err := t.resolve(dir)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil, nil
 	}
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"io"
 	"io/fs"
 	"strings"
+
+	"github.com/kairos-buildkit/kairos/internal/filemode"
 )
 
 // Hostname is the node's name, which may be a template; "" where it is not said.
@@ -136,19 +138,7 @@ func (c *Config) WriteFiles() []WriteFile {
 }
 
 // FileMode returns the mode as package io/fs has it.
-func (f WriteFile) FileMode() fs.FileMode {
-	m := fs.FileMode(f.Mode & 0o777)
-	for bit, mode := range map[uint32]fs.FileMode{
-		0o4000: fs.ModeSetuid,
-		0o2000: fs.ModeSetgid,
-		0o1000: fs.ModeSticky,
-	} {
-		if f.Mode&bit != 0 {
-			m |= mode
-		}
-	}
-	return m
-}
+func (f WriteFile) FileMode() fs.FileMode { return filemode.FromUnix(f.Mode) }
 
 // maxContent is the most bytes that a compressed file may have.
 const maxContent = 64 << 20

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/kairos-buildkit/kairos/internal/filemode"
 )
 
 // A layer may name var/tmp/x and neither var nor var/tmp. Its image has to have these directories,
@@ -151,7 +153,8 @@ func fixUpTar(dirs map[string]fs.FileInfo) ([]byte, error) {
 		info := dirs[name]
 		s := info.Sys().(*Stat)
 		h := &tar.Header{
-			Typeflag: tar.TypeDir, Name: name + "/", Mode: unixMode(info.Mode()), Uid: int(s.UID), Gid: int(s.GID),
+			Typeflag: tar.TypeDir, Name: name + "/", Mode: int64(filemode.ToUnix(info.Mode())),
+			Uid: int(s.UID), Gid: int(s.GID),
 			ModTime: info.ModTime().UTC(), Format: tar.FormatPAX, PAXRecords: map[string]string{},
 		}
 		if impliedMark(info) == "y" {
@@ -170,18 +173,4 @@ func fixUpTar(dirs map[string]fs.FileInfo) ([]byte, error) {
 		return nil, err
 	}
 	return b.Bytes(), nil
-}
-
-func unixMode(m fs.FileMode) int64 {
-	mode := int64(m.Perm())
-	for bit, value := range map[fs.FileMode]int64{
-		fs.ModeSetuid: 0o4000,
-		fs.ModeSetgid: 0o2000,
-		fs.ModeSticky: 0o1000,
-	} {
-		if m&bit != 0 {
-			mode |= value
-		}
-	}
-	return mode
 }

@@ -8,6 +8,8 @@ import (
 	"path"
 	"strings"
 	"time"
+
+	"github.com/kairos-buildkit/kairos/internal/filemode"
 )
 
 // validPath is fs.ValidPath without its demand for UTF-8, which Linux does not make.
@@ -129,17 +131,7 @@ func (i *fileInfo) IsDir() bool        { return i.inode.isDir() }
 func (i *fileInfo) Sys() any           { return i.stat }
 
 func goMode(mode uint16) fs.FileMode {
-	m := goType(fileType(mode)) | fs.FileMode(mode&0o777)
-	if mode&0o4000 != 0 {
-		m |= fs.ModeSetuid
-	}
-	if mode&0o2000 != 0 {
-		m |= fs.ModeSetgid
-	}
-	if mode&0o1000 != 0 {
-		m |= fs.ModeSticky
-	}
-	return m
+	return goType(fileType(mode)) | filemode.FromUnix(uint32(mode))
 }
 
 func goType(kind byte) fs.FileMode {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kairos-buildkit/kairos/erofs"
+	"github.com/kairos-buildkit/kairos/internal/filemode"
 )
 
 // File is what a tree says of one name.
@@ -150,15 +151,7 @@ func describe(fsys fs.FS, name string, info fs.FileInfo) (f File, err error) {
 }
 
 func unixMode(m fs.FileMode) uint32 {
-	u := uint32(m.Perm())
-	for _, b := range []struct {
-		mode fs.FileMode
-		unix uint32
-	}{{fs.ModeSetuid, 0o4000}, {fs.ModeSetgid, 0o2000}, {fs.ModeSticky, 0o1000}} {
-		if m&b.mode != 0 {
-			u |= b.unix
-		}
-	}
+	u := filemode.ToUnix(m)
 	switch m.Type() {
 	case fs.ModeDir:
 		return u | 0o040000

@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"slices"
-	"strings"
+	"syscall"
 
+	"github.com/kairos-buildkit/kairos/internal/follow"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -30,53 +30,22 @@ func folders(root fs.FS) ([]File, error) {
 
 // missingFolder returns where a folder is to be made, or "" where it is there.
 func missingFolder(root fs.FS, name string) (string, error) {
-	const maxLinks = 40
-	done, rest := ".", strings.Split(strings.Trim(name, "/"), "/")
-	missing := false
-	for links := 0; len(rest) > 0; {
-		part := rest[0]
-		rest = rest[1:]
-		switch part {
-		case "", ".":
-			continue
-		case "..":
-			done = path.Dir(done)
-			continue
-		}
-		next := path.Join(done, part)
-		info, err := fs.Lstat(root, next)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			missing, done = true, next
-		case err != nil:
-			return "", err
-		case info.IsDir():
-			done = next
-		case info.Mode()&fs.ModeSymlink != 0:
-			if links++; links > maxLinks {
-				return "", fmt.Errorf("%s in the image is a link that leads to itself: make it a folder", name)
-			}
-			target, err := fs.ReadLink(root, next)
-			if err != nil {
-				return "", err
-			}
-			if path.IsAbs(target) {
-				done = "."
-			}
-			rest = slices.Concat(strings.Split(target, "/"), rest)
-		default:
-			return "", fmt.Errorf("%s in the image is not a folder, and the node mounts one there: remove it", name)
-		}
+	real, missing, err := follow.Links(root, name)
+	if errors.Is(err, follow.ErrLoop) {
+		return "", fmt.Errorf("%s in the image is a link that leads to itself: make it a folder", name)
 	}
-	if !missing || exists(root, done) {
-		return "", nil
+	noFolder := errors.Is(err, syscall.ENOTDIR)
+	if err == nil && missing == 0 {
+		info, serr := fs.Lstat(root, real)
+		noFolder, err = serr == nil && !info.IsDir(), serr
 	}
-	return done, nil
-}
-
-func exists(root fs.FS, name string) bool {
-	_, err := fs.Lstat(root, name)
-	return err == nil
+	switch {
+	case noFolder:
+		return "", fmt.Errorf("%s in the image is not a folder, and the node mounts one there: remove it", name)
+	case err != nil || missing == 0:
+		return "", err
+	}
+	return real, nil
 }
 
 // leftovers takes away what a build has left: container engines mount files of theirs over /etc/resolv.conf
@@ -90,4 +59,9 @@ func leftovers(root fs.FS) []File {
 		}
 	}
 	return files
+}
+
+func exists(root fs.FS, name string) bool {
+	_, err := fs.Lstat(root, name)
+	return err == nil
 }

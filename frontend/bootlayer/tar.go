@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"path"
+
+	"github.com/kairos-buildkit/kairos/internal/filemode"
 )
 
 // WriteTar writes the layer as the tar of an image layer on top of root. Folders that root
@@ -23,7 +25,7 @@ func (l *Layer) WriteTar(w io.Writer, root fs.FS) error {
 		if err := t.WriteHeader(&tar.Header{
 			Typeflag: tar.TypeDir,
 			Name:     dir + "/",
-			Mode:     tarMode(mode),
+			Mode:     int64(filemode.ToUnix(mode)),
 			ModTime:  Time,
 		}); err != nil {
 			return err
@@ -33,7 +35,7 @@ func (l *Layer) WriteTar(w io.Writer, root fs.FS) error {
 		h := &tar.Header{
 			Typeflag: tar.TypeReg,
 			Name:     f.Path,
-			Mode:     tarMode(f.Mode),
+			Mode:     int64(filemode.ToUnix(f.Mode)),
 			Size:     int64(len(f.Data)),
 			ModTime:  Time,
 		}
@@ -53,18 +55,4 @@ func (l *Layer) WriteTar(w io.Writer, root fs.FS) error {
 		}
 	}
 	return t.Close()
-}
-
-func tarMode(m fs.FileMode) int64 {
-	mode := int64(m.Perm())
-	for bit, value := range map[fs.FileMode]int64{
-		fs.ModeSetuid: 0o4000,
-		fs.ModeSetgid: 0o2000,
-		fs.ModeSticky: 0o1000,
-	} {
-		if m&bit != 0 {
-			mode |= value
-		}
-	}
-	return mode
 }

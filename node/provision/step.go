@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/kairos-buildkit/kairos/config"
+	"github.com/kairos-buildkit/kairos/internal/filemode"
 	"github.com/kairos-buildkit/kairos/internal/modprobe"
 	"github.com/kairos-buildkit/kairos/node/provision/accounts"
 	"github.com/kairos-buildkit/kairos/node/provision/tree"
@@ -137,9 +138,9 @@ func (e *outputError) Unwrap() error { return e.error }
 
 // attr reads permissions and the owner of a file or directory of a step.
 func (s *System) attr(v *config.Value, mode uint32) (tree.Attr, error) {
-	a := tree.Attr{Mode: tree.FileMode(mode), UID: -1, GID: -1}
+	a := tree.Attr{Mode: filemode.FromUnix(mode), UID: -1, GID: -1}
 	if v.Has("permissions") {
-		a.Mode = tree.FileMode(uint32(v.Key("permissions").Int()))
+		a.Mode = filemode.FromUnix(uint32(v.Key("permissions").Int()))
 	}
 	if v.Has("owner") {
 		a.UID = int(v.Key("owner").Int())

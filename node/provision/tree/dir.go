@@ -9,6 +9,8 @@ import (
 	"path"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kairos-buildkit/kairos/internal/filemode"
 )
 
 // Dir is an open directory. What is done in it is done in this very directory, wherever its name leads by then.
@@ -106,7 +108,7 @@ func (d *Dir) Mkdir(name string, mode fs.FileMode, uid, gid int) error {
 	if err := chown(fd, uid, gid); err != nil {
 		return d.fail("chown", name, err)
 	}
-	if err := unix.Fchmod(fd, bits(mode)); err != nil {
+	if err := unix.Fchmod(fd, filemode.ToUnix(mode)); err != nil {
 		return d.fail("chmod", name, err)
 	}
 	return nil
@@ -215,7 +217,7 @@ func (d *Dir) rename(temp, name string) error {
 func tempName() string { return fmt.Sprintf(".kairos-%s.tmp", rand.Text()) }
 
 func (a Attr) apply(fd int) error {
-	mode := bits(a.Mode)
+	mode := filemode.ToUnix(a.Mode)
 	uid, gid := a.UID, a.GID
 	if a.Like != nil {
 		var st unix.Stat_t
@@ -242,32 +244,6 @@ func chown(fd, uid, gid int) error {
 		return nil
 	}
 	return unix.Fchown(fd, uid, gid)
-}
-
-// bits are a mode's bits as the kernel has them.
-func bits(m fs.FileMode) uint32 {
-	b := uint32(m.Perm())
-	for goBit, bit := range map[fs.FileMode]uint32{
-		fs.ModeSetuid: unix.S_ISUID, fs.ModeSetgid: unix.S_ISGID, fs.ModeSticky: unix.S_ISVTX,
-	} {
-		if m&goBit != 0 {
-			b |= bit
-		}
-	}
-	return b
-}
-
-// FileMode is the mode of octal digits as chmod(1) has them: 4755 is setuid.
-func FileMode(octal uint32) fs.FileMode {
-	m := fs.FileMode(octal & 0o777)
-	for goBit, bit := range map[fs.FileMode]uint32{
-		fs.ModeSetuid: unix.S_ISUID, fs.ModeSetgid: unix.S_ISGID, fs.ModeSticky: unix.S_ISVTX,
-	} {
-		if octal&bit != 0 {
-			m |= goBit
-		}
-	}
-	return m
 }
 
 func copyXattrs(from, to int) error {

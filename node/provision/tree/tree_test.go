@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kairos-buildkit/kairos/internal/filemode"
 )
 
 // Who is root in these tests is whoever runs them. What another user has made is tried in
@@ -66,8 +68,9 @@ func TestWriteReplaces(t *testing.T) {
 	if err := os.Symlink("other", filepath.Join(dir, "etc/file")); err != nil {
 		t.Fatal(err)
 	}
+	attr := Attr{Mode: filemode.FromUnix(0o4750), UID: -1, GID: -1}
 	for _, name := range []string{"etc/file", "etc/new/deep/file"} {
-		if err := r.WriteFile(name, []byte("new"), Attr{Mode: FileMode(0o4750), UID: -1, GID: -1}); err != nil {
+		if err := r.WriteFile(name, []byte("new"), attr); err != nil {
 			t.Fatal(err)
 		}
 		info, err := os.Lstat(filepath.Join(dir, name))
