@@ -8,6 +8,7 @@ import (
 	"testing/fstest"
 
 	"github.com/kairos-buildkit/kairos/erofs"
+	"github.com/kairos-buildkit/kairos/store"
 )
 
 // What layers have in all is bounded, however little each has. Layers that the cache has cost nothing.
@@ -27,14 +28,23 @@ func TestContentIsBounded(t *testing.T) {
 		t.Errorf("one byte too much: %v", err)
 	}
 	// Where nobody says it, it is what the disk of the cache may hold.
-	full := func(string) (int64, error) { return 1 << 20, nil }
+	cache := t.TempDir()
+	free, err := store.Free(cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Others take and free some of it meanwhile.
+	most, err := Options{Cache: cache}.maxContent()
+	if want := store.MaxContent(free); err != nil || most < want/2 || most > want*2 {
+		t.Errorf("%d bytes with %d free, %v; want %d", most, free, err, want)
+	}
+	full := Options{MaxContent: store.MaxContent(1 << 20)}
 	holes := imageOf(t, nil, base, user, layerOf(t, fstest.MapFS{"zeros": text(strings.Repeat("\x00", 129<<20))}),
 		bootLayer)
-	if err := Export(t.Context(), io.Discard, holes, FormatISO, Options{free: full}); !errors.As(err, &tooLarge) {
+	if err := Export(t.Context(), io.Discard, holes, FormatISO, full); !errors.As(err, &tooLarge) {
 		t.Errorf("on a full disk: %v", err)
 	}
 	export(t, holes, FormatISO, Options{})
-	cache := t.TempDir()
 	export(t, img, FormatISO, Options{Cache: cache})
 	export(t, img, FormatISO, Options{Cache: cache, MaxContent: 1})
 }

@@ -38,7 +38,6 @@ type Options struct {
 	// MaxContent bounds the bytes of the image's layers in all, uncompressed and with their files' holes; layers that
 	// the cache has are not counted. 0: what [store.MaxContent] makes of the free space that the cache has.
 	MaxContent int64
-	free       func(dir string) (int64, error) // [store.Free], or a test's
 	// CloudConfig is put on the medium, where live boot and installer look for it.
 	CloudConfig []byte
 	install     config.Install // of the cloud-config, where a disk is made
@@ -113,10 +112,6 @@ func (o Options) maxContent() (int64, error) {
 	if err := os.MkdirAll(o.Cache, 0o755); err != nil {
 		return 0, err
 	}
-	free := o.free
-	if free == nil {
-		free = store.Free
-	}
-	n, err := free(o.Cache)
+	n, err := store.Free(o.Cache)
 	return store.MaxContent(n), err
 }

@@ -45,7 +45,7 @@ func Assess(ctx context.Context, root string, boot layout.Boot, patient bool) Ve
 	} else if most := time.Until(end) - lastRound; h.Soak > most {
 		h.Soak = max(most, 0) // a config's; for an image's /init has made the deadline later
 	}
-	v.Checks, v.Err = health.System{Root: root, Health: h, Patient: patient, Answers: answers}.Check(ctx)
+	v.Checks, v.Err = health.System{Root: root, Health: h, Patient: patient, AuthFiles: authFiles}.Check(ctx)
 	if why := failedStage(root, boot); v.Err == nil && why != "" {
 		v.Err = &UnhealthyError{Reason: why}
 	}

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,13 +46,8 @@ type System struct {
 	Health layout.Health
 	// Patient has a no asked again, too, until the time is over: where nothing says when the system is up.
 	Patient bool
-	// Answers says whether an address, Health.Network, answers.
-	Answers func(ctx context.Context, address string) error
-
-	// output is that of a program; nil: it is started.
-	output func(ctx context.Context, program string, args ...string) ([]byte, error)
-	// transport is that of requests to the kubelet; nil: the network.
-	transport http.RoundTripper
+	// AuthFiles are files with credentials for registries, in the format of Docker's config.json.
+	AuthFiles []string
 }
 
 // Check runs all health checks. The error is an *[Error] if one of them says no, or has not ended when ctx does. Any
@@ -78,10 +72,13 @@ func (s System) stays(ctx context.Context) ([]api.Check, error) {
 	for left := s.Health.Soak; left > 0; left -= soakStep {
 		select {
 		case <-ctx.Done():
-			return results, &Error{fmt.Sprintf("the deadline came %v before the end of the soak time", left)}
 		case <-time.After(min(left, soakStep)):
+			results, err = s.shipped(ctx)
 		}
-		if results, err = s.shipped(ctx); err != nil {
+		if no := (*Error)(nil); ctx.Err() != nil && !errors.As(err, &no) {
+			return results, &Error{fmt.Sprintf("the deadline came %v before the end of the soak time", left)}
+		}
+		if err != nil {
 			return results, err
 		}
 	}
@@ -129,14 +126,20 @@ func (s System) programs(ctx context.Context) ([]api.Check, error) {
 	return results, nil
 }
 
-// ask asks until there is an answer: no error, or an *Error.
+// ask asks until there is an answer: no error, or an *Error. What comes out in the end is what came out of the last
+// question that the deadline has not interrupted.
 func (s System) ask(ctx context.Context, question func(context.Context) error) error {
+	var last error
 	for {
 		err := question(ctx)
 		var no *Error
 		if err == nil || errors.As(err, &no) {
 			return err
 		}
+		if last != nil && ctx.Err() != nil {
+			err = last
+		}
+		last = err
 		if s.pause(ctx) {
 			continue
 		}
@@ -162,12 +165,15 @@ func (s System) pause(ctx context.Context) bool {
 	}
 }
 
-// run returns the standard output of a program.
-func (s System) run(ctx context.Context, program string, args ...string) ([]byte, error) {
-	if s.output != nil {
-		return s.output(ctx, program, args...)
+// output returns the standard output of one of the init's programs. The error has the last line that it says of it.
+func output(ctx context.Context, program string, args ...string) ([]byte, error) {
+	out, err := exec.CommandContext(ctx, program, args...).Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && len(exit.Stderr) > 0 {
+		lines := strings.Split(strings.TrimSpace(string(exit.Stderr)), "\n")
+		err = fmt.Errorf("%w: %s", err, cut([]byte(lines[len(lines)-1])))
 	}
-	return exec.CommandContext(ctx, program, args...).Output()
+	return out, err
 }
 
 // list returns the executables of the image and of the node, ordered by name. One
@@ -235,7 +241,7 @@ func (s System) bootComplete(ctx context.Context) error {
 		return nil
 	}
 	const target = "boot-complete.target"
-	out, err := s.run(ctx, "systemctl", "is-active", target)
+	out, err := output(ctx, "systemctl", "is-active", target)
 	state := strings.TrimSpace(string(out))
 	switch {
 	case err == nil:
@@ -243,7 +249,7 @@ func (s System) bootComplete(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return &Error{fmt.Sprintf("systemd did not reach %s in time", target)}
 	case state == "inactive", state == "failed":
-		failed, _ := s.run(ctx, "systemctl", "--failed", "--no-legend", "--plain")
+		failed, _ := output(ctx, "systemctl", "--failed", "--no-legend", "--plain")
 		return &Error{
 			fmt.Sprintf("systemd has not reached %s (it is %s); failed units: %s", target, state, firstWords(failed)),
 		}

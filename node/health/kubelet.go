@@ -3,19 +3,48 @@ package health
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 )
 
-// healthz is where a kubelet says on loopback that it lives, unless its configuration says otherwise.
-const healthz = "http://127.0.0.1:10248/healthz"
+// kubeletConfig is where a kubelet's configuration is, as kubeadm has it.
+const kubeletConfig = "var/lib/kubelet/config.yaml"
+
+// healthz is where the kubelet says that it lives: on loopback, port 10248, unless its configuration says otherwise;
+// "" where it has that turned off.
+//
+// Source: KubeletConfiguration (kubelet.config.k8s.io/v1beta1), healthzPort and healthzBindAddress.
+func (s System) healthz() (string, error) {
+	c := struct {
+		Port    uint16 `yaml:"healthzPort"`
+		Address string `yaml:"healthzBindAddress"`
+	}{10248, "127.0.0.1"}
+	b, err := s.read(kubeletConfig)
+	if err == nil {
+		err = yaml.Unmarshal(b, &c)
+	}
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("the kubelet's configuration /%s: %w", kubeletConfig, err)
+	case c.Port == 0:
+		return "", nil
+	case c.Address == "0.0.0.0" || c.Address == "::":
+		c.Address = "localhost"
+	}
+	return "http://" + net.JoinHostPort(c.Address, strconv.Itoa(int(c.Port))) + "/healthz", nil
+}
 
 const (
 	maxCredentials = 1 << 20 // of a kubeconfig or a certificate, in bytes
@@ -25,12 +54,8 @@ const (
 
 // kubelet wants the kubelet to live, and its node to be Ready, by the node's own credentials.
 func (s System) kubelet(ctx context.Context) error {
-	body, err := s.request(ctx, s.transport, healthz, "")
-	if err != nil {
-		return &notYet{fmt.Sprintf("the kubelet does not answer: %v", err)}
-	}
-	if strings.TrimSpace(string(body)) != "ok" {
-		return &notYet{fmt.Sprintf("the kubelet says %q", cut(body))}
+	if err := s.kubeletLives(ctx); err != nil {
+		return err
 	}
 	c, err := s.credentials()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -39,15 +64,26 @@ func (s System) kubelet(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the kubelet's credentials: %w", err)
 	}
-	transport := s.transport
-	if transport == nil {
-		transport = &http.Transport{TLSClientConfig: c.tls, DisableKeepAlives: true}
-	}
-	body, err = s.request(ctx, transport, c.server+"/api/v1/nodes/"+url.PathEscape(c.node), c.token)
+	body, err := request(ctx, c.tls, c.server+"/api/v1/nodes/"+url.PathEscape(c.node), c.token)
 	if err != nil {
 		return fmt.Errorf("ask the cluster for node %s: %w", c.node, err)
 	}
 	return ready(c.node, body)
+}
+
+func (s System) kubeletLives(ctx context.Context) error {
+	healthz, err := s.healthz()
+	if err != nil || healthz == "" {
+		return err
+	}
+	body, err := request(ctx, nil, healthz, "")
+	if err != nil {
+		return &notYet{fmt.Sprintf("the kubelet does not answer: %v", err)}
+	}
+	if strings.TrimSpace(string(body)) != "ok" {
+		return &notYet{fmt.Sprintf("the kubelet says %q", cut(body))}
+	}
+	return nil
 }
 
 // ready reads a Node.
@@ -71,8 +107,8 @@ func ready(name string, body []byte) error {
 	return &notYet{fmt.Sprintf("node %s is not Ready: its kubelet has not said so yet", name)}
 }
 
-// request asks for an address and returns what it says, which is not to be trusted.
-func (s System) request(ctx context.Context, via http.RoundTripper, address, token string) ([]byte, error) {
+// request asks for an address and returns what it says, which is not to be trusted. trust may be nil.
+func request(ctx context.Context, trust *tls.Config, address, token string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
@@ -82,7 +118,7 @@ func (s System) request(ctx context.Context, via http.RoundTripper, address, tok
 	if token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
-	client := http.Client{Transport: via, CheckRedirect: func(*http.Request, []*http.Request) error {
+	client := http.Client{Transport: transport(trust), CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse // credentials go where they belong
 	}}
 	answer, err := client.Do(r)

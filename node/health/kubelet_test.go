@@ -2,10 +2,10 @@ package health
 
 import (
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
@@ -14,9 +14,12 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,14 +64,6 @@ users: [{name: u, user: ` + user + `}]
 `
 }
 
-type transport func(*http.Request) (*http.Response, error)
-
-func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-func answer(code int, body string) *http.Response {
-	return &http.Response{StatusCode: code, Status: fmt.Sprint(code), Body: io.NopCloser(strings.NewReader(body))}
-}
-
 const (
 	nodeReady = `{"status":{"conditions":[{"type":"MemoryPressure","status":"False"},` +
 		`{"type":"Ready","status":"True"}]}}`
@@ -77,10 +72,21 @@ const (
 	nodeNew = `{"status":{}}`
 )
 
-// The node has to be Ready. What cannot be asked is neither.
+// replies answers requests: of a text with it, of a number with that status, of an error by a connection that ends.
+func (a answers) replies(w http.ResponseWriter, n int) {
+	switch a := a.at(n).(type) {
+	case error:
+		panic(http.ErrAbortHandler)
+	case int:
+		http.Error(w, "sorry", a)
+	case string:
+		io.WriteString(w, a)
+	}
+}
+
+// The node has to be Ready. What cannot be asked is neither. The kubelet and the cluster are servers on loopback.
 func TestKubelet(t *testing.T) {
 	refused := errors.New("connection refused")
-	const pki = "{client-certificate: /pki/a.pem, client-key: /pki/a.pem}"
 	cert := nodeCertificate(t)
 	for name, c := range map[string]struct {
 		healthz, node answers
@@ -95,40 +101,70 @@ func TestKubelet(t *testing.T) {
 		"never joins":      {answers{"ok"}, answers{nodeReady}, -1, "no: has not joined a cluster"},
 		"hiccup":           {answers{"ok"}, answers{refused, 503, "no JSON", nodeReady}, 0, ""},
 		"the cluster's no": {answers{"ok"}, answers{refused}, 0, "?: ask the cluster for node n1"},
+		"no healthz":       {nil, answers{nodeReady}, 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
+			var asked [2]atomic.Int32
+			kubelet := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != "/healthz" {
+					t.Errorf("asked the kubelet for %s", r.URL)
+				}
+				c.healthz.replies(w, int(asked[0].Add(1))-1)
+			}))
+			defer kubelet.Close()
+			cluster := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != "/api/v1/nodes/n1" || len(r.TLS.PeerCertificates) != 1 {
+					t.Errorf("asked the cluster for %s with %d certificates", r.URL, len(r.TLS.PeerCertificates))
+				}
+				c.node.replies(w, int(asked[1].Add(1))-1)
+			}))
+			cluster.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+			cluster.StartTLS()
+			defer cluster.Close()
+			s := System{Root: t.TempDir(), Health: layout.Health{Checks: []string{layout.CheckKubelet}}}
+			put(t, s.Root, "pki/a.pem", cert)
+			put(t, s.Root, "pki/ca.pem", string(pem.EncodeToMemory(
+				&pem.Block{Type: "CERTIFICATE", Bytes: cluster.Certificate().Raw})))
+			port := kubelet.Listener.Addr().(*net.TCPAddr).Port
+			if c.healthz == nil {
+				port = 0
+			}
+			put(t, s.Root, kubeletConfig, fmt.Sprintf("kind: KubeletConfiguration\nhealthzPort: %d\n", port))
+			text := strings.Replace(
+				kubeconfigText(cluster.URL, "{client-certificate: /pki/a.pem, client-key: /pki/a.pem}"),
+				"{server:", "{certificate-authority: /pki/ca.pem, server:", 1)
 			synctest.Test(t, func(t *testing.T) {
-				s := System{Root: t.TempDir(), Health: layout.Health{Checks: []string{layout.CheckKubelet}}}
-				var asked [2]int
-				s.transport = transport(func(r *http.Request) (*http.Response, error) {
-					which, list := 0, c.healthz
-					switch r.URL.String() {
-					case healthz:
-					case "https://10.0.0.1:6443/api/v1/nodes/n1":
-						which, list = 1, c.node
-					default:
-						t.Errorf("asked %s", r.URL)
-					}
-					a := list.at(asked[which])
-					asked[which]++
-					switch a := a.(type) {
-					case error:
-						return nil, a
-					case int:
-						return answer(a, "sorry"), nil
-					}
-					return answer(200, a.(string)), nil
-				})
-				put(t, s.Root, "pki/a.pem", cert)
 				if c.joins >= 0 {
-					time.AfterFunc(c.joins, func() {
-						put(t, s.Root, "etc/kubernetes/kubelet.conf",
-							kubeconfigText("https://10.0.0.1:6443", pki))
-					})
+					time.AfterFunc(c.joins, func() { put(t, s.Root, "etc/kubernetes/kubelet.conf", text) })
 				}
 				judge(t, s, time.Minute, c.want)
 			})
 		})
+	}
+}
+
+// The kubelet's own configuration says where it is asked.
+func TestHealthz(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                           "http://127.0.0.1:10248/healthz",
+		"kind: x":                    "http://127.0.0.1:10248/healthz",
+		"healthzPort: 1":             "http://127.0.0.1:1/healthz",
+		"healthzPort: 0":             "",
+		"healthzBindAddress: \"::\"": "http://localhost:10248/healthz",
+		"healthzBindAddress: 1::2\nhealthzPort: 3": "http://[1::2]:3/healthz",
+		"healthzPort: many":                        "error",
+	} {
+		s := System{Root: t.TempDir()}
+		if text != "" {
+			put(t, s.Root, kubeletConfig, text)
+		}
+		got, err := s.healthz()
+		if err != nil {
+			got = "error"
+		}
+		if got != want {
+			t.Errorf("%q: %q, %v; want %q", text, got, err, want)
+		}
 	}
 }
 
@@ -175,16 +211,16 @@ func TestKubeconfig(t *testing.T) {
 
 // What a server says is read as far as a Node may be long.
 func TestAnswersAreBounded(t *testing.T) {
-	s := System{}
-	long := transport(func(r *http.Request) (*http.Response, error) {
-		return &http.Response{StatusCode: 200, Body: io.NopCloser(io.LimitReader(zeros{}, 1<<40))}, nil
-	})
-	b, err := s.request(context.Background(), long, healthz, "")
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for some := make([]byte, 1<<20); ; {
+			if _, err := w.Write(some); err != nil {
+				return
+			}
+		}
+	}))
+	defer server.Close()
+	b, err := request(t.Context(), nil, server.URL, "")
 	if err != nil || len(b) != maxNode {
 		t.Errorf("%d bytes, %v", len(b), err)
 	}
 }
-
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }

@@ -2,14 +2,18 @@ package health
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/kairos-buildkit/kairos/api"
+	"github.com/kairos-buildkit/kairos/image/registry"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -52,13 +56,44 @@ func (s System) network(ctx context.Context) error {
 	if !DefaultRoute(s.Root) {
 		return &notYet{"there is no default route"}
 	}
-	if s.Health.Network == "" || s.Answers == nil {
+	if s.Health.Network == "" {
 		return nil
 	}
-	if err := s.Answers(ctx, s.Health.Network); err != nil {
+	if err := s.answers(ctx, s.Health.Network); err != nil {
 		return &notYet{err.Error()}
 	}
 	return nil
+}
+
+// answerTimeout bounds one question to a server.
+const answerTimeout = 30 * time.Second
+
+// answers says whether an address answers: a URL, or with oci: an image's registry, as an upgrade would ask it.
+func (s System) answers(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	if ref, ok := strings.CutPrefix(address, "oci:"); ok {
+		_, _, err := registry.Find(ctx, ref, registry.Options{AuthFiles: s.AuthFiles})
+		return err
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return err
+	}
+	answer, err := (&http.Client{Transport: transport(nil)}).Do(r)
+	if err != nil {
+		return err
+	}
+	answer.Body.Close()
+	if answer.StatusCode >= http.StatusInternalServerError {
+		return fmt.Errorf("%s answers %s", address, answer.Status)
+	}
+	return nil
+}
+
+// transport is for one question: its connection ends with the answer. trust may be nil: what the system trusts.
+func transport(trust *tls.Config) *http.Transport {
+	return &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: trust, DisableKeepAlives: true}
 }
 
 // DefaultRoute says whether the system with this root has a default route.
@@ -81,7 +116,7 @@ func DefaultRoute(root string) bool {
 // units wants no unit that has failed: of systemd, or of OpenRC a service that has crashed.
 func (s System) units(ctx context.Context) error {
 	if s.systemd() {
-		out, err := s.run(ctx, "systemctl", "list-units", "--state=failed", "--no-legend", "--plain")
+		out, err := output(ctx, "systemctl", "list-units", "--state=failed", "--no-legend", "--plain")
 		if err != nil {
 			return fmt.Errorf("systemctl list-units: %w", err)
 		}
@@ -90,7 +125,7 @@ func (s System) units(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(s.Root, "run/openrc/softlevel")); err != nil {
 		return &Error{"the image's init is neither systemd nor OpenRC: it has no units to ask"}
 	}
-	out, err := s.run(ctx, "rc-status", "--nocolor", "--crashed")
+	out, err := output(ctx, "rc-status", "--nocolor", "--crashed")
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() == 1 && len(out) == 0 {
 		return nil // its way to say that there are none

@@ -3,10 +3,14 @@ package health
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,9 +55,43 @@ func judge(t *testing.T, s System, within time.Duration, want string) (took time
 	return time.Since(begin)
 }
 
+// programs puts systemctl and rc-status before those of the machine that tests. They read the folder's files: answer
+// n is in out.n, what they end with in code.n, and the last one stays; what is in the file "always" comes instead.
+func (a answers) programs(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	for n, x := range a {
+		text, code := x.(string), 0
+		if message, fails := strings.CutPrefix(text, "exit 1: "); fails {
+			text, code = message, 1
+		}
+		put(t, dir, fmt.Sprintf("out.%d", n), text)
+		put(t, dir, fmt.Sprintf("code.%d", n), strconv.Itoa(code))
+	}
+	put(t, dir, "n", "0\n")
+	script := `#!/bin/sh
+case $1 in is-active) echo active; exit;; esac
+cd "${0%/*}"
+if [ -e always ]; then cat always; exit; fi
+read n < n
+code=$(cat code.$n)
+if [ $code = 0 ]; then cat out.$n; else cat out.$n >&2; fi
+if [ -e out.$((n+1)) ]; then echo $((n+1)) > n; fi
+exit $code
+`
+	for _, name := range []string{"systemctl", "rc-status"} {
+		put(t, dir, name, script)
+		if err := os.Chmod(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	return dir
+}
+
 // A unit that has failed is a no. That systemctl or rc-status does not answer is not: it is asked again.
 func TestUnits(t *testing.T) {
-	hiccup := errors.New("Failed to connect to bus")
+	const hiccup = "exit 1: Failed to connect to bus"
 	const systemd = "run/systemd/system/x"
 	for name, c := range map[string]struct {
 		init    string // what it leaves below /run
@@ -66,42 +104,28 @@ func TestUnits(t *testing.T) {
 		"hiccup, then none": {systemd, answers{hiccup, hiccup, ""}, ""},
 		"hiccup, then failed": {systemd, answers{hiccup, "a.service loaded failed failed\n"},
 			"no: failed: a.service"},
-		"never an answer":      {systemd, answers{hiccup}, "?: Failed to connect to bus"},
-		"OpenRC: none":         {"run/openrc/softlevel", answers{exitOne(t)}, ""},
+		"never an answer":      {systemd, answers{hiccup}, "?: exit status 1: Failed to connect to bus"},
+		"OpenRC: none":         {"run/openrc/softlevel", answers{"exit 1: "}, ""},
 		"OpenRC: crashed":      {"run/openrc/softlevel", answers{" sshd [ crashed ]\n"}, "no: failed: sshd"},
-		"OpenRC: no answer":    {"run/openrc/softlevel", answers{errors.New("no such program")}, "?: rc-status"},
 		"no init that has any": {"run/x", answers{""}, "no: neither systemd nor OpenRC"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := System{Root: t.TempDir(), Health: layout.Health{Checks: []string{layout.CheckUnits}}}
-				put(t, s.Root, c.init, "")
-				asked := 0
-				s.output = func(_ context.Context, program string, args ...string) ([]byte, error) {
-					if args[0] == "is-active" {
-						return []byte("active\n"), nil
-					}
-					a := c.answers.at(asked)
-					asked++
-					if err, ok := a.(error); ok {
-						return nil, err
-					}
-					return []byte(a.(string)), nil
-				}
-				judge(t, s, time.Minute, c.want)
-			})
+			c.answers.programs(t)
+			s := System{Root: t.TempDir(), Health: layout.Health{Checks: []string{layout.CheckUnits}}}
+			put(t, s.Root, c.init, "")
+			synctest.Test(t, func(t *testing.T) { judge(t, s, 10*time.Second, c.want) })
 		})
 	}
 }
 
-// exitOne is how a program ends that says no.
-func exitOne(t *testing.T) error {
-	err := exec.Command("false").Run()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return err
+// What cannot be started is no answer.
+func TestUnitsWithoutProgram(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	s := System{Root: t.TempDir(), Health: layout.Health{Checks: []string{layout.CheckUnits}}}
+	put(t, s.Root, "run/openrc/softlevel", "")
+	synctest.Test(t, func(t *testing.T) {
+		judge(t, s, 10*time.Second, "?: rc-status: exec: \"rc-status\": executable file not found")
+	})
 }
 
 const route = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n" +
@@ -112,32 +136,29 @@ func TestNetwork(t *testing.T) {
 	refused := errors.New("connection refused")
 	for name, c := range map[string]struct {
 		comes   time.Duration // when the route does; negative: never
-		address string
-		answers answers
+		answers answers       // of the address; nil: none is asked
 		want    string
 	}{
-		"a route":          {0, "", nil, ""},
-		"it comes":         {20 * time.Second, "", nil, ""},
-		"it never comes":   {-1, "", nil, "no: check network: there is no default route"},
-		"it answers":       {0, "https://a", answers{nil}, ""},
-		"it answers later": {0, "https://a", answers{refused, refused, nil}, ""},
-		"it never answers": {0, "https://a", answers{refused}, "no: check network: connection refused"},
+		"a route":          {0, nil, ""},
+		"it comes":         {20 * time.Second, nil, ""},
+		"it never comes":   {-1, nil, "no: check network: there is no default route"},
+		"it answers":       {0, answers{"hello"}, ""},
+		"it is not found":  {0, answers{404}, ""}, // a server that says so can be reached
+		"it answers later": {0, answers{refused, refused, 503, "hello"}, ""},
+		"it never answers": {0, answers{refused}, "no: EOF"},
+		"it is not well":   {0, answers{500}, "no: answers 500 Internal Server Error"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			s := System{Root: t.TempDir(), Health: layout.Health{Checks: []string{layout.CheckNetwork}}}
+			if list := c.answers; list != nil {
+				var asked atomic.Int32
+				server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					list.replies(w, int(asked.Add(1))-1)
+				}))
+				defer server.Close()
+				s.Health.Network = server.URL
+			}
 			synctest.Test(t, func(t *testing.T) {
-				asked := 0
-				s := System{
-					Root:   t.TempDir(),
-					Health: layout.Health{Checks: []string{layout.CheckNetwork}, Network: c.address},
-					Answers: func(_ context.Context, address string) error {
-						if address != c.address {
-							t.Errorf("asked %q", address)
-						}
-						err, _ := c.answers.at(asked).(error)
-						asked++
-						return err
-					},
-				}
 				if c.comes >= 0 {
 					time.AfterFunc(c.comes, func() { put(t, s.Root, "proc/net/route", route) })
 				}
@@ -147,6 +168,19 @@ func TestNetwork(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// An image's registry is asked as an upgrade would ask it.
+func TestNetworkAsksARegistry(t *testing.T) {
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	name := "oci:" + strings.TrimPrefix(server.URL, "http://") + "/os:1"
+	s := System{Root: t.TempDir(), Health: layout.Health{Network: name}}
+	put(t, s.Root, "proc/net/route", route)
+	var missing *notYet
+	if err := s.network(t.Context()); !errors.As(err, &missing) || !strings.Contains(err.Error(), "/os:1") {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -184,19 +218,15 @@ func TestSoak(t *testing.T) {
 		"the deadline is earlier": {time.Hour, 30 * time.Second, "no: the deadline came", 30 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
+			dir := answers{""}.programs(t)
+			s := System{
+				Root:   t.TempDir(),
+				Health: layout.Health{Checks: []string{layout.CheckUnits}, Soak: 95 * time.Second},
+			}
+			put(t, s.Root, "run/systemd/system/x", "")
 			synctest.Test(t, func(t *testing.T) {
-				begin := time.Now()
-				s := System{
-					Root:   t.TempDir(),
-					Health: layout.Health{Checks: []string{layout.CheckUnits}, Soak: 95 * time.Second},
-					output: func(_ context.Context, _ string, args ...string) ([]byte, error) {
-						if args[0] != "is-active" && time.Since(begin) >= c.fails {
-							return []byte("a.service loaded failed failed\n"), nil
-						}
-						return nil, nil
-					},
-				}
-				put(t, s.Root, "run/systemd/system/x", "")
+				fail := func() { put(t, dir, "always", "a.service loaded failed failed\n") }
+				defer time.AfterFunc(c.fails, fail).Stop()
 				if took := judge(t, s, c.within, c.want); took != c.took {
 					t.Errorf("took %v, want %v", took, c.took)
 				}
@@ -215,20 +245,13 @@ func TestPatient(t *testing.T) {
 		"not patient": {false, "no: failed: a.service"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				asked := 0
-				s := System{
-					Root: t.TempDir(), Patient: c.patient, Health: layout.Health{Checks: []string{layout.CheckUnits}},
-					output: func(_ context.Context, _ string, args ...string) ([]byte, error) {
-						if asked++; args[0] != "is-active" && asked < 20 {
-							return []byte("a.service loaded failed failed\n"), nil
-						}
-						return nil, nil
-					},
-				}
-				put(t, s.Root, "run/systemd/system/x", "")
-				judge(t, s, time.Minute, c.want)
-			})
+			failed := "a.service loaded failed failed\n"
+			answers{failed, failed, failed, ""}.programs(t)
+			s := System{
+				Root: t.TempDir(), Patient: c.patient, Health: layout.Health{Checks: []string{layout.CheckUnits}},
+			}
+			put(t, s.Root, "run/systemd/system/x", "")
+			synctest.Test(t, func(t *testing.T) { judge(t, s, 10*time.Second, c.want) })
 		})
 	}
 }

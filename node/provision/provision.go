@@ -165,11 +165,11 @@ func (s *System) lookup(name string) (*tree.Dir, string, error) {
 
 // accounts is the system as package accounts sees it.
 func (s *System) accounts() accounts.System {
-	a := accounts.System{Root: s.root, Keep: s.keeps()}
+	a := accounts.System{Root: s.root, Keep: s.keeps(), Sudoers: accounts.StrictSudoers{}}
 	if s.running() {
 		for _, program := range []string{"/usr/sbin/visudo", "/usr/bin/visudo", "/sbin/visudo"} {
 			if s.exists(program) {
-				a.CheckSudo = accounts.Visudo(program, "/"+layout.RunDir)
+				a.Sudoers = accounts.Visudo{Program: program, Dir: "/" + layout.RunDir}
 				break
 			}
 		}

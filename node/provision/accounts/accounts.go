@@ -44,10 +44,8 @@ type System struct {
 	// Keep says that PERSISTENT is there, and so the ledger.
 	Keep bool
 	// Note has keys that are authorized be noted as the config's, so that [System.RevokeOthers] takes them back.
-	Note bool
-	// CheckSudo says what is wrong with the text of a file in sudoers.d: see [Visudo]. Nil: a strict grammar of this
-	// package's own decides.
-	CheckSudo func(text []byte) error
+	Note    bool
+	Sudoers Sudoers
 }
 
 // UserError is what is wrong with one user. The others are not concerned.

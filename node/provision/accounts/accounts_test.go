@@ -53,7 +53,7 @@ func system(t *testing.T, files map[string]string) (System, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.Close() })
-	return System{Root: r, Keep: true}, dir
+	return System{Root: r, Keep: true, Sudoers: StrictSudoers{}}, dir
 }
 
 func read1(t *testing.T, dir, name string) string {
@@ -315,7 +315,7 @@ func TestSudoRules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.CheckSudo = Visudo(script, dir)
+	s.Sudoers = Visudo{script, dir}
 	if err := s.Apply([]User{
 		{Name: "u", NoCreateHome: true, Sudo: []string{"bad"}},
 		{Name: "v", NoCreateHome: true, Sudo: []string{"nice"}},

@@ -52,9 +52,6 @@ func (s System) allowAdmins(groups []string) error {
 func (s System) allow(u User) error {
 	text := ""
 	for _, rule := range u.Sudo {
-		if err := checkRule(rule); err != nil && s.CheckSudo == nil {
-			return err
-		}
 		if strings.ContainsAny(rule, "\n\r") {
 			return fmt.Errorf("sudo rule %q: want one line", rule)
 		}
@@ -67,17 +64,35 @@ func (s System) writeSudo(name string, text []byte) error {
 	if _, err := s.Root.ReadFile("/etc/sudoers", 1<<20); err != nil {
 		return fmt.Errorf("sudo: the image has none (%w): install the package sudo in its Dockerfile", err)
 	}
-	if s.CheckSudo != nil {
-		// A mistake in one file is the end of sudo for all.
-		if err := s.CheckSudo(text); err != nil {
-			return fmt.Errorf("sudo: %w", err)
-		}
+	// A mistake in one file is the end of sudo for all.
+	if err := s.Sudoers.Check(text); err != nil {
+		return fmt.Errorf("sudo: %w", err)
 	}
 	return s.Root.WriteFile(sudoersDir+"/"+name, text, tree.Attr{Mode: 0o440, UID: -1, GID: -1})
 }
 
-// rule is the strict part of sudoers(5) that is taken where visudo(8) is not there to judge: hosts, who to be, tags,
-// commands.
+// Sudoers judges the text of a file in sudoers.d.
+type Sudoers interface {
+	// Check says what is wrong with it.
+	Check(text []byte) error
+}
+
+// StrictSudoers takes a strict part of sudoers(5), where visudo(8) is not there to judge: a user or a group to a line,
+// hosts, who to be, tags, commands.
+type StrictSudoers struct{}
+
+// Check is [Sudoers].
+func (StrictSudoers) Check(text []byte) error {
+	for line := range strings.Lines(string(text)) {
+		_, rule, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if err := checkRule(rule); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rule is what StrictSudoers takes.
 var rule = regexp.MustCompile(`^(ALL|[a-z0-9.-]+) *= *` +
 	`(\( *([%#]?[A-Za-z0-9_.-]+( *, *[%#]?[A-Za-z0-9_.-]+)*)? *(: *[#]?[A-Za-z0-9_.-]+( *, ` +
 	`*[#]?[A-Za-z0-9_.-]+)*)? *\) *)?` +
@@ -92,25 +107,26 @@ func checkRule(text string) error {
 	return nil
 }
 
-// Visudo returns a check of sudo's rules by the program visudo(8). The text is left in a file in dir for it.
-func Visudo(program, dir string) func([]byte) error {
-	return func(text []byte) error {
-		f, err := os.CreateTemp(dir, "sudoers-")
-		if err != nil {
-			return err
-		}
-		defer os.Remove(f.Name())
-		_, err = f.Write(text)
-		if err := errors.Join(err, f.Close()); err != nil {
-			return err
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		defer cancel()
-		out, err := exec.CommandContext(ctx, program, "-c", "-f", f.Name()).CombinedOutput()
-		if err != nil {
-			out = bytes.ReplaceAll(bytes.TrimSpace(out), []byte(f.Name()), []byte("rule"))
-			return fmt.Errorf("visudo: %w: %s", err, out)
-		}
-		return nil
+// Visudo is the program visudo(8). The text is left in a file in Dir for it.
+type Visudo struct{ Program, Dir string }
+
+// Check is [Sudoers].
+func (v Visudo) Check(text []byte) error {
+	f, err := os.CreateTemp(v.Dir, "sudoers-")
+	if err != nil {
+		return err
 	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(text)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, v.Program, "-c", "-f", f.Name()).CombinedOutput()
+	if err != nil {
+		out = bytes.ReplaceAll(bytes.TrimSpace(out), []byte(f.Name()), []byte("rule"))
+		return fmt.Errorf("visudo: %w: %s", err, out)
+	}
+	return nil
 }
