@@ -156,7 +156,7 @@ func (i *attachInstance) store(
 	}
 	defer w.Close()
 	counted := &countingWriter{w: w}
-	resp, err := i.worker.writeMedium(ctx, counted, src, info, i.medium)
+	resp, err := i.worker.writeMedium(ctx, counted, src, info, i.medium, i.sessions)
 	if err != nil {
 		return nil, desc, err
 	}

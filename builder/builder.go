@@ -46,6 +46,9 @@ type Options struct {
 	Frontend string
 	// Entitlements that builds may ask for, as network.host.
 	Entitlements []string
+	// Sign signs what the outputs make of an image: media of one that trusts keys, and releases that are published. By
+	// default the client's secret [SignKeySecret] does, where there is one.
+	Sign Signer
 	// Waiting is called once where another process uses the state folder, before Embed waits for it.
 	Waiting func(root string)
 }
@@ -135,7 +138,9 @@ func (b *Builder) start(ctx context.Context, root string, o Options) error {
 	if oci.Rootless {
 		oci.Mode = "host"
 	}
-	w, err := newWorker(ctx, workerOptions{root: root, hosts: self.hosts(nil), sessions: sessions, config: oci})
+	w, err := newWorker(ctx, workerOptions{
+		root: root, hosts: self.hosts(nil), sessions: sessions, config: oci, sign: o.Sign,
+	})
 	if err != nil {
 		return err
 	}

@@ -134,7 +134,7 @@ func (i *fileInstance) Export(ctx context.Context, src *exporter.Source, info ex
 	// The stream to the client begins when there is something to send: until then an error
 	// leaves no file there.
 	to := &lateWriter{open: func() (io.WriteCloser, error) { return filesync.CopyFileWriter(ctx, nil, i.id, caller) }}
-	resp, err := i.worker.writeMedium(ctx, to, one, info, i.medium)
+	resp, err := i.worker.writeMedium(ctx, to, one, info, i.medium, i.sessions)
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, to.Close())
 	}
@@ -160,6 +160,7 @@ func (w *worker) writeMedium(
 	src *exporter.Source,
 	info exporter.ExportBuildInfo,
 	m Medium,
+	sessions *session.Manager,
 ) (map[string]string, error) {
 	img, resp, err := w.commit(ctx, src, info, &m)
 	if err != nil {
@@ -168,6 +169,7 @@ func (w *worker) writeMedium(
 	m.Cache = w.layers
 	m.Progress = func(step string) func(error) error { return progress.OneOff(ctx, step) }
 	m.Warn = func(sentence string) { warn(ctx, sentence) }
+	m.Signatures = w.mediumSigner(sessions, info.SessionID)
 	return resp, WriteMedium(ctx, to, img, m)
 }
 

@@ -104,7 +104,7 @@ func (i *folderInstance) write(
 	}
 	defer f.Close()
 	sum := sha256.New()
-	resp, err := i.worker.writeMedium(ctx, io.MultiWriter(f, sum), src, info, i.medium)
+	resp, err := i.worker.writeMedium(ctx, io.MultiWriter(f, sum), src, info, i.medium, i.sessions)
 	if err != nil {
 		return nil, err
 	}

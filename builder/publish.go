@@ -22,6 +22,7 @@ import (
 	media "github.com/kairos-buildkit/kairos/exporter"
 	"github.com/kairos-buildkit/kairos/image"
 	"github.com/kairos-buildkit/kairos/image/registry"
+	"github.com/kairos-buildkit/kairos/release"
 )
 
 // TypeRelease is the output that pushes an image and its release: type=image,push=true,release=true.
@@ -114,6 +115,9 @@ func (i releaseInstance) Export(ctx context.Context, src *exporter.Source, info 
 	for _, platform := range ps.Platforms {
 		p.platforms = append(p.platforms, platform.Platform)
 	}
+	if p.sign, err = i.worker.signer(ctx, i.sessions, info.SessionID); err != nil {
+		return resp, push, ref, err
+	}
 	names := resp[exptypes.ExporterImageNameKey]
 	return resp, func(ctx context.Context) error {
 		if push != nil {
@@ -149,6 +153,7 @@ type publication struct {
 	local     content.Provider // has most of what was pushed
 	cache     string
 	hosts     func(reference.Named) docker.RegistryHosts
+	sign      Signer // or nil
 }
 
 // publish publishes the release of each platform in each repository that the image was pushed to.
@@ -187,9 +192,14 @@ func (p *publication) one(ctx context.Context, named reference.Named, platform o
 		Cache:    p.cache,
 		Progress: func(step string) func(error) error { return progress.OneOff(ctx, step) },
 		Warn:     func(sentence string) { warn(ctx, sentence) },
-	}, true)
+	}, p.sign == nil)
 	if err != nil {
 		return err
+	}
+	if p.sign != nil {
+		if err := p.signed(ctx, repo, pushed); err != nil {
+			return err
+		}
 	}
 	said := progress.OneOff(ctx, fmt.Sprintf(
 		"release %s (%s) of %s: %s, %.1f MB uploaded, %.1f MB were there already",
@@ -197,6 +207,33 @@ func (p *publication) one(ctx context.Context, named reference.Named, platform o
 		float64(pushed.Uploaded)/1e6, float64(pushed.Shared)/1e6,
 	))
 	return said(nil)
+}
+
+// signed signs a release that was published.
+func (p *publication) signed(ctx context.Context, repo *registry.Repository, pushed release.Pushed) error {
+	a, err := release.Read(ctx, repo, pushed.Artifact)
+	if err != nil {
+		return err
+	}
+	record, err := a.Release.Marshal()
+	if err != nil {
+		return err
+	}
+	all, err := p.sign(record)
+	if err != nil {
+		return err
+	}
+	if _, err := release.AddSignatures(ctx, repo, a, all); err != nil {
+		return err
+	}
+	for _, one := range all {
+		said := progress.OneOff(ctx, fmt.Sprintf("release %s (%s) is signed by %s key %s",
+			a.Release.ID(), a.Release.Version, one.Algorithm, one.Key))
+		if err := said(nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // localFirst reads what was just pushed where it was pushed from. A base image's layers may never have been here.

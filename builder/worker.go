@@ -35,6 +35,7 @@ type worker struct {
 	images *containerimage.ImageWriter
 	layers string // folder of the store with converted layers
 	temp   string // folder for files on their way to a client
+	sign   Signer // of who runs this builder for himself; nil in a daemon
 }
 
 type workerOptions struct {
@@ -43,6 +44,7 @@ type workerOptions struct {
 	sessions *session.Manager
 	config   config.OCIConfig
 	dns      *oci.DNSConfig
+	sign     Signer
 }
 
 func newWorker(ctx context.Context, o workerOptions) (*worker, error) {
@@ -106,7 +108,7 @@ func newWorker(ctx context.Context, o workerOptions) (*worker, error) {
 			_ = os.RemoveAll(dir)
 		}
 	}
-	w := &worker{layers: LayersFolder(o.root), temp: o.root}
+	w := &worker{layers: LayersFolder(o.root), temp: o.root, sign: o.sign}
 	// Our own writer with the worker's parts: the worker's is private to it.
 	w.images, err = containerimage.NewImageWriter(containerimage.WriterOpt{
 		Snapshotter:  opt.Snapshotter,

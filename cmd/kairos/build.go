@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/docker/cli/cli/config"
@@ -27,6 +28,7 @@ type buildOptions struct {
 	allow, noCacheFilter, attests, annotations          []string
 	ulimits, resources                                  []string
 	iidFile, shmSize, cgroupParent                      string
+	signKeys                                            []string
 	noCache, push, release, load, pull, quiet           bool
 }
 
@@ -39,6 +41,7 @@ func (o *buildOptions) command(s streams) *cobra.Command {
 		Example: `  kairos build --output type=iso,dest=os.iso .
   kairos build --tag registry.example/os:v1 --push .
   kairos build --tag registry.example/os:v1 --push --release .
+  kairos build --tag registry.example/os:v1 --push --release --sign-key release.key .
   kairos build -o type=oci,dest=os.tar -o type=iso,dest=os.iso .`,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -61,6 +64,9 @@ func (o *buildOptions) command(s streams) *cobra.Command {
 	f.StringArrayVarP(&o.tags, "tag", "t", nil, "name of the image")
 	f.BoolVar(&o.push, "push", false, "push the image, as --output type=image,push=true")
 	f.BoolVar(&o.release, "release", false, "with --push: publish the image's release, as kairos release does")
+	f.StringArrayVar(&o.signKeys, "sign-key", nil,
+		"sign the release, and what media have of an image that trusts keys, with the private key in this file, "+
+			"- for standard input, or a token's pkcs11:URI; may be repeated")
 	f.BoolVar(&o.load, "load", false, "load the image into the Docker engine, as --output type=docker")
 	f.StringArrayVar(&o.args, "build-arg", nil, "ARG of the Dockerfile, NAME=VALUE or NAME for the environment's")
 	f.StringArrayVar(
@@ -116,6 +122,10 @@ func (o *buildOptions) run(ctx context.Context, contextDir string, s streams) (e
 	if err != nil {
 		return err
 	}
+	signer, err := o.signer(s)
+	if err != nil {
+		return err
+	}
 	stdin, err := o.setContexts(&solve, contextDir, s)
 	if err != nil {
 		return err
@@ -140,13 +150,16 @@ func (o *buildOptions) run(ctx context.Context, contextDir string, s streams) (e
 		)
 	}
 
-	b, err := builder.Embed(ctx, builder.Options{Root: o.root, Entitlements: o.allow, Waiting: func(root string) {
+	waiting := func(root string) {
 		fmt.Fprintf(
 			s.err,
 			"kairos: waiting for another kairos, which uses %s (or choose another folder with --root)\n",
 			root,
 		)
-	}})
+	}
+	b, err := builder.Embed(ctx, builder.Options{
+		Root: o.root, Entitlements: o.allow, Sign: signer, Waiting: waiting,
+	})
 	if err != nil {
 		return err
 	}
@@ -186,6 +199,30 @@ func (o *buildOptions) solveOptions() (client.SolveOpt, error) {
 	}
 	solve.AllowedEntitlements = o.allow // with those that flags imply
 	return solve, nil
+}
+
+// signer has the outputs signed in this process: the builder's requests, records and steps know nothing of the keys.
+func (o *buildOptions) signer(s streams) (builder.Signer, error) {
+	if len(o.signKeys) == 0 {
+		return nil, nil
+	}
+	outs, err := o.parseOutputs()
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(outs, func(out output) bool {
+		return isMedium(out.typ) || out.typ == builder.TypeRelease || isTrue(out.attrs, "release")
+	}) {
+		return nil, usagef("--sign-key: what is to be signed? Add --push --release, or --output type=iso,dest=FILE")
+	}
+	if o.file == "-" && slices.Contains(o.signKeys, "-") {
+		return nil, usagef("--sign-key -: standard input has the Dockerfile")
+	}
+	keys, err := privateKeys(o.signKeys, s)
+	if err != nil {
+		return nil, err
+	}
+	return builder.SignWith(keys), nil
 }
 
 // setAttrs sets what the Dockerfile frontend reads.

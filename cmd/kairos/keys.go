@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -59,9 +60,16 @@ func newKeysNewCommand(s streams) *cobra.Command {
 func newKeysShowCommand(s streams) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show FILE",
-		Short: "Print a key's type, its ID and the public key, from the public or the private key's file",
-		Args:  oneArg("the key's file"),
+		Short: "Print a key's type, its ID and the public key, from the public or the private key's file, or a token",
+		Args:  oneArg("the key's file, or a token's pkcs11:URI"),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if strings.HasPrefix(args[0], pkcs11Scheme) {
+				key, err := openToken(args[0])
+				if err != nil {
+					return err
+				}
+				return printKey(key.PublicKey, s)
+			}
 			b, err := readKeyFile(args[0], s)
 			if err != nil {
 				return err
@@ -74,10 +82,14 @@ func newKeysShowCommand(s streams) *cobra.Command {
 				}
 				key = private.PublicKey
 			}
-			fmt.Fprintf(s.out, "%s %s\n%s", key.Algorithm, key.ID, key.PEM())
-			return nil
+			return printKey(key, s)
 		},
 	}
+}
+
+func printKey(key trust.PublicKey, s streams) error {
+	_, err := fmt.Fprintf(s.out, "%s %s\n%s", key.Algorithm, key.ID, key.PEM())
+	return err
 }
 
 // writeNew writes a file that is not there yet: a key is never overwritten.

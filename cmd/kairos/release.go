@@ -69,7 +69,8 @@ oci-layout:DIR[:TAG] or an oci-archive:FILE[:TAG], which is how they get to wher
 	f := c.Flags()
 	f.SortFlags = false
 	f.StringArrayVar(&o.signKeys, "sign-key", nil,
-		"sign the release with the private key in this file, or - for standard input; may be repeated")
+		"sign the release with the private key in this file, - for standard input, or a token's pkcs11:URI; "+
+			"may be repeated")
 	f.BoolVar(&o.mirror, "copy", false, "copy an image and its releases from SRC to DST")
 	f.StringVar(&o.metadataFile, "metadata-file", "", "write digests and sizes of the result to this file, as JSON")
 	f.StringVar(&o.cache, "cache", "", "folder that keeps converted layers (default the builder's)")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -45,7 +46,8 @@ itself, an ECDSA one is ASN.1 over its SHA-256 digest: what openssl writes.`,
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	f.StringArrayVar(&o.keys, "key", nil, "file of a private key, or - for standard input; may be repeated")
+	f.StringArrayVar(&o.keys, "key", nil,
+		"file of a private key, - for standard input, or a token's pkcs11:URI; may be repeated")
 	f.BoolVar(&o.detached, "detached", false, "print what to sign, or take what another program signed")
 	f.StringVar(&o.publicKey, "public-key", "", "with --detached: file of the public key that has signed")
 	f.StringVar(&o.signature, "signature", "", "with --detached: file of the signature, or - for standard input")
@@ -135,13 +137,9 @@ func addSignatures(
 func privateKeys(names []string, s streams) (keys []sign.Key, err error) {
 	seen := map[layout.Digest]bool{}
 	for _, name := range names {
-		b, err := readKeyFile(name, s)
+		key, err := privateKey(name, s)
 		if err != nil {
 			return nil, err
-		}
-		key, err := sign.ParseKey(b)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		if seen[key.ID] {
 			return nil, usagef("%s: the key %s is given twice", name, key.ID)
@@ -150,6 +148,22 @@ func privateKeys(names []string, s streams) (keys []sign.Key, err error) {
 		keys = append(keys, key)
 	}
 	return keys, nil
+}
+
+// privateKey reads a key from a file or standard input, or finds it on a token.
+func privateKey(name string, s streams) (sign.Key, error) {
+	if strings.HasPrefix(name, pkcs11Scheme) {
+		return openToken(name)
+	}
+	b, err := readKeyFile(name, s)
+	if err != nil {
+		return sign.Key{}, err
+	}
+	key, err := sign.ParseKey(b)
+	if err != nil {
+		return sign.Key{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return key, nil
 }
 
 // inRegistry finds an image that is in a registry.

@@ -21,8 +21,8 @@ type signatureOptions struct {
 
 func (o *signatureOptions) flags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.signKeys, "sign-key", nil,
-		"sign what is put on the medium with the private key in this file, where the image trusts keys; "+
-			"may be repeated")
+		"sign what is put on the medium with the private key in this file, or a token's pkcs11:URI, where the image "+
+			"trusts keys; may be repeated")
 	f.StringVar(&o.file, "signature", "",
 		"file with the release's signatures (release.sig; default those beside the image in its registry)")
 }

@@ -45,6 +45,10 @@ func NewKey(algorithm string) (Key, error) {
 	return Key{}, fmt.Errorf("new key: %q is none of %s and %s", algorithm, trust.Ed25519, trust.ECDSA)
 }
 
+// NewSigner makes a key of one that is elsewhere, such as on a token. Its Sign gets the text for ed25519, with
+// crypto.Hash(0), and a SHA-256 digest for ECDSA; what it returns is verified. Such a key may sign otherwise each time.
+func NewSigner(key crypto.Signer) (Key, error) { return newKey(key) }
+
 func newKey(key crypto.Signer) (Key, error) {
 	var public trust.PublicKey
 	var err error
@@ -105,6 +109,9 @@ func (k Key) Sign(record []byte) (trust.Signature, error) {
 		s.Signature, err = k.signer.Sign(nil, sum[:], crypto.SHA256) // without randomness: RFC 6979
 	}
 	if err != nil {
+		return trust.Signature{}, fmt.Errorf("sign with key %s: %w", k.ID, err)
+	}
+	if s, err = trust.Detached(record, k.PublicKey, s.Signature); err != nil {
 		return trust.Signature{}, fmt.Errorf("sign with key %s: %w", k.ID, err)
 	}
 	return s, nil
