@@ -25,6 +25,15 @@ func TestNames(t *testing.T) {
 	}{
 		{Status{Schema: Schema, Mode: ModeInstalled, Firmware: "uefi", Booted: slot, Failed: []Slot{*slot}},
 			`{"schema":1,"mode":"installed","firmware":"uefi","booted":` + slotText + `,"failed":[` + slotText + `]}`},
+		{Status{Schema: Schema, Mode: ModeInstalled,
+			Trust: &Trust{TrustRequired, 1, 2, []Key{{"k", "ed25519", "n"}}},
+			Booted: &Slot{Release: "r", Epoch: 2, Refused: "why",
+				Signatures: []Signature{{Key{"k", "ed25519", "n"}, true}}}},
+			`{"schema":1,"mode":"installed","booted":{"release":"r","epoch":2,` +
+				`"signatures":[{"id":"k","algorithm":"ed25519","name":"n","trusted":true}],"refused":"why",` +
+				`"blessed":false,"triesLeft":0,"triesUsed":0},` +
+				`"trust":{"mode":"required","threshold":1,"epoch":2,` +
+				`"keys":[{"id":"k","algorithm":"ed25519","name":"n"}]}}`},
 		{Result{Release: "r", Version: "v", Changed: true, Recovery: true, Removed: []string{"x"}},
 			`{"release":"r","version":"v","changed":true,"recovery":true,"removed":["x"]}`},
 		{InstallResult{Device: "d", Release: "r", Version: "v"}, `{"device":"d","release":"r","version":"v"}`},

@@ -31,6 +31,8 @@ type Status struct {
 	Recovery *Slot `json:"recovery,omitempty"`
 	// Failed are releases that used up their tries. They stay until the next upgrade.
 	Failed []Slot `json:"failed,omitempty"`
+	// Trust is what the running system asks of a release. nil: nothing, it is not sealed.
+	Trust *Trust `json:"trust,omitempty"`
 	// ConfigProblems are the parts of the cloud-config that did not take effect in this boot.
 	ConfigProblems []ConfigProblem `json:"configProblems,omitempty"`
 	// Persistent is PersistentInMemory where the partition PERSISTENT cannot be used, so that nothing is kept over a
@@ -48,6 +50,13 @@ type Slot struct {
 	// Version is KAIROS_VERSION of the image, Image the reference that it was taken from.
 	Version string `json:"version,omitempty"`
 	Image   string `json:"image,omitempty"`
+	// Epoch is the index against rollback of the image: its label io.kairos.epoch.
+	Epoch int64 `json:"epoch,omitempty"`
+	// Signatures are those beside the release, sorted by key.
+	Signatures []Signature `json:"signatures,omitempty"`
+	// Refused says why the running system does not accept the release as it is: signatures, epoch, architecture. It is
+	// empty where the running system asks for nothing.
+	Refused string `json:"refused,omitempty"`
 	// Blessed says that the release has proved healthy. One that has not has tries.
 	Blessed   bool `json:"blessed"`
 	TriesLeft int  `json:"triesLeft"`
@@ -57,6 +66,40 @@ type Slot struct {
 	Problem string `json:"problem,omitempty"`
 	// Failure is what was recorded when the release last failed.
 	Failure *Failure `json:"failure,omitempty"`
+}
+
+// Modes of [Trust].
+const (
+	TrustRequired = "required" // what the keys have not signed does not boot
+	TrustWarn     = "warn"     // it is said, and boots
+)
+
+// Trust is what a sealed system asks of each release that is to boot.
+type Trust struct {
+	// Mode is one of TrustRequired and TrustWarn.
+	Mode string `json:"mode"`
+	// Threshold is how many of Keys must have signed, Epoch the lowest index against rollback.
+	Threshold int   `json:"threshold"`
+	Epoch     int64 `json:"epoch"`
+	Keys      []Key `json:"keys"` // sorted by ID
+}
+
+// Key is a public key.
+type Key struct {
+	// ID is the SHA-256 digest of the key's SubjectPublicKeyInfo, such as sha256:0123…
+	ID string `json:"id"`
+	// Algorithm is "ed25519" or "ecdsa-p256".
+	Algorithm string `json:"algorithm"`
+	// Name is that of the key's file in the running image, without .pub. It is empty where there is no such file.
+	Name string `json:"name,omitempty"`
+}
+
+// Signature is a key's over a release.
+type Signature struct {
+	Key
+	// Trusted says that the key is one of [Trust].Keys, and has signed this release. Signatures of other keys cannot be
+	// verified: their public keys are not here.
+	Trusted bool `json:"trusted"`
 }
 
 // Failure is why a release failed.

@@ -43,12 +43,12 @@ func Look(root string) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
-	booted := slotsOf(store.New(m.bootedStore()))
+	booted := m.slotsOf(store.New(m.bootedStore()))
 	missing := false
 	other := func(e layout.Entry) *api.Slot {
 		s, ok := known[e.ID]
 		if files, done := m.unmountedStore(); !ok && files != nil {
-			s, ok = *slot(files, e), true
+			s, ok = *m.slot(files, e), true
 			done()
 		}
 		missing = missing || !ok
@@ -154,7 +154,7 @@ func (m *Machine) Remember() error {
 		}
 		for _, e := range state.All() {
 			if (e.Seq == layout.RecoverySeq) == (m.Boot.Role == layout.RoleSystem) {
-				known[e.ID] = *slot(files, e)
+				known[e.ID] = *m.slot(files, e)
 			}
 		}
 	}

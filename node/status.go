@@ -20,14 +20,14 @@ import (
 func (m *Machine) Status() (api.Status, error) {
 	if m.ESP == nil {
 		s := m.newStatus()
-		s.Booted = slot(os.DirFS(m.bootedStore()), layout.Entry{ID: m.Boot.Release})
+		s.Booted = m.slot(os.DirFS(m.bootedStore()), layout.Entry{ID: m.Boot.Release})
 		return s, nil
 	}
 	state, err := m.ESP.State()
 	if err != nil {
 		return m.newStatus(), err
 	}
-	return m.status(state, slotsOf(m.State), slotsOf(m.Recovery)), nil
+	return m.status(state, m.slotsOf(m.State), m.slotsOf(m.Recovery)), nil
 }
 
 func (m *Machine) newStatus() api.Status {
@@ -45,6 +45,10 @@ func (m *Machine) newStatus() api.Status {
 	}
 	if m.Boot.Persistent == layout.PersistentInMemory {
 		s.Persistent = api.PersistentInMemory
+	}
+	var err error
+	if s.Trust, err = m.trust(); err != nil {
+		s.Problems = append(s.Problems, printable(err.Error()))
 	}
 	for _, p := range m.Boot.Problems {
 		s.Problems = append(s.Problems, printable(p))
@@ -89,11 +93,11 @@ func fullPersistent(bytes, inodes, ofInodes int64) string {
 // slots tells of the release of a boot entry. Nil: its partition cannot be read.
 type slots func(layout.Entry) *api.Slot
 
-func slotsOf(s *store.Store) slots {
+func (m *Machine) slotsOf(s *store.Store) slots {
 	if s == nil {
 		return nil
 	}
-	return func(e layout.Entry) *api.Slot { return slot(os.DirFS(s.Dir()), e) }
+	return func(e layout.Entry) *api.Slot { return m.slot(os.DirFS(s.Dir()), e) }
 }
 
 // status is the status of an installed node.
@@ -137,7 +141,7 @@ func (m *Machine) bootedStore() string {
 	return m.path(layout.RunStoreMount)
 }
 
-func slot(dir fs.FS, e layout.Entry) *api.Slot {
+func (m *Machine) slot(dir fs.FS, e layout.Entry) *api.Slot {
 	s := store.View{FS: dir}
 	out := &api.Slot{Release: e.ID, Blessed: e.Blessed(), TriesLeft: int(e.Left), TriesUsed: int(e.Done)}
 	r, err := s.Release(e.ID)
@@ -147,7 +151,10 @@ func slot(dir fs.FS, e layout.Entry) *api.Slot {
 			out.Problem = "its release.json is missing"
 		}
 	}
-	out.Version, out.Image = r.Version, r.Image
+	out.Version, out.Image, out.Epoch = r.Version, r.Image, r.Epoch
+	if err == nil {
+		m.signers(r, out)
+	}
 	for _, l := range r.Layers {
 		if have, ok, err := s.Layer(l.DiffID); err == nil && (!ok || have != l) {
 			out.Problem = fmt.Sprintf("its layer %s is missing or incomplete", l.DiffID)

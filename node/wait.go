@@ -40,7 +40,7 @@ func (m *Machine) refuseFailed(slots loader.State, r api.Result) error {
 			continue
 		}
 		reason := usedUp
-		if f := slot(os.DirFS(m.State.Dir()), e).Failure; f != nil && f.Reason != "" {
+		if f := m.slot(os.DirFS(m.State.Dir()), e).Failure; f != nil && f.Reason != "" {
 			reason = f.Reason
 		}
 		name := r.Release

@@ -31,6 +31,9 @@ With -o json the output is one object: schema (1), mode ("installed", "recovery"
 "none" in a container), firmware ("uefi" or "bios"), and booted, active, passive, recovery, where
 there is one, and a list failed, each with release, version, image, blessed, triesLeft, triesUsed,
 problem (why it cannot boot, where that is known) and failure ({reason, log} of the last time).
+Of a sealed system trust has what a release needs to boot: mode ("required" or "warn"), threshold,
+epoch and keys ({id, algorithm, name}); and each release has its epoch, its signatures (the same, and
+trusted where that key has signed it) and refused, why this system does not accept it.
 problems lists what this boot could not do as configured, such as a persistent path that is not kept.
 
 ` + exitCodes,

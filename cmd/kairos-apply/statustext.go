@@ -45,6 +45,9 @@ func statusText(w io.Writer, s api.Status) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
+	if err := trustText(w, s); err != nil {
+		return err
+	}
 	for _, p := range s.Problems {
 		if _, err := fmt.Fprintf(w, "\nProblem: %s\n", p); err != nil {
 			return err
@@ -86,6 +89,70 @@ func statusText(w io.Writer, s api.Status) error {
 		}
 	}
 	return nil
+}
+
+// trustText says what a sealed system asks for, and who has signed what.
+func trustText(w io.Writer, s api.Status) error {
+	if s.Trust == nil {
+		return nil
+	}
+	does := "Sealed: a release"
+	if s.Trust.Mode == api.TrustWarn {
+		does = "Sealed, and only warns: a release"
+	}
+	fmt.Fprintf(w, "\n%s needs %s of these keys and an epoch of %d or more.\n", does,
+		plural(s.Trust.Threshold, "signature"), s.Trust.Epoch)
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	for _, k := range s.Trust.Keys {
+		fmt.Fprintf(t, "    %s\t%s %s\n", dash(k.Name), k.Algorithm, k.ID)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	type slot struct {
+		role string
+		*api.Slot
+	}
+	all := []slot{{"booted", s.Booted}, {"active", s.Active}, {"passive", s.Passive}, {"recovery", s.Recovery}}
+	for i := range s.Failed {
+		all = append(all, slot{"failed", &s.Failed[i]})
+	}
+	seen := map[string]bool{}
+	for _, x := range all {
+		if x.Slot == nil || seen[x.Release] && x.role != "recovery" { // recovery's has signatures of its own
+			continue
+		}
+		seen[x.Release] = true
+		var by []string
+		for _, k := range x.Signatures {
+			name := k.Name
+			if name == "" {
+				name = k.Algorithm + " " + k.ID
+			}
+			if !k.Trusted {
+				name += " (not verified)"
+			}
+			by = append(by, name)
+		}
+		line := fmt.Sprintf("%s, %s, epoch %d, is signed by %s", x.role, x.Release, x.Epoch, strings.Join(by, ", "))
+		if len(by) == 0 {
+			line = fmt.Sprintf("%s, %s, epoch %d, is not signed", x.role, x.Release, x.Epoch)
+		}
+		if x.Refused != "" {
+			line += "\n    refused: " + x.Refused
+		}
+		if _, err := fmt.Fprintln(w, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // state says in a word or two how a release is.

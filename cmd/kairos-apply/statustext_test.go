@@ -18,3 +18,35 @@ func TestStatusSaysWhatThisBootCouldNotDo(t *testing.T) {
 		t.Errorf("%s\nwant at its end %q", b.String(), want)
 	}
 }
+
+// A sealed system says what it asks for, and who has signed what.
+func TestStatusSaysWhoSigned(t *testing.T) {
+	first := api.Key{ID: "sha256:01", Algorithm: "ed25519", Name: "release"}
+	other := api.Key{ID: "sha256:02", Algorithm: "ecdsa-p256"}
+	booted := &api.Slot{Release: "aaaa", Epoch: 4, Signatures: []api.Signature{{Key: first, Trusted: true}, {Key: other}}}
+	var b strings.Builder
+	s := api.Status{
+		Mode: api.ModeInstalled, Booted: booted, Active: booted,
+		Passive: &api.Slot{Release: "bbbb", Refused: "release bbbb (v1): it is not signed"},
+		Trust:   &api.Trust{Mode: api.TrustRequired, Threshold: 1, Epoch: 3, Keys: []api.Key{first, other}},
+	}
+	if err := statusText(&b, s); err != nil {
+		t.Fatal(err)
+	}
+	want := `
+Sealed: a release needs 1 signature of these keys and an epoch of 3 or more.
+    release  ed25519 sha256:01
+    -        ecdsa-p256 sha256:02
+booted, aaaa, epoch 4, is signed by release, ecdsa-p256 sha256:02 (not verified)
+passive, bbbb, epoch 0, is not signed
+    refused: release bbbb (v1): it is not signed
+`
+	if !strings.HasSuffix(b.String(), want) {
+		t.Errorf("%s\nwant at its end %s", b.String(), want)
+	}
+	b.Reset()
+	s.Trust = nil
+	if err := statusText(&b, s); err != nil || strings.Contains(b.String(), "signed") {
+		t.Errorf("a system that is not sealed: %s, %v", b.String(), err)
+	}
+}
