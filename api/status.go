@@ -97,8 +97,8 @@ type Key struct {
 // Signature is a key's over a release.
 type Signature struct {
 	Key
-	// Trusted says that the key is one of [Trust].Keys, and has signed this release. Signatures of other keys cannot be
-	// verified: their public keys are not here.
+	// Trusted says that the key is one of [Trust].Keys, and has signed this release. Signatures of other keys cannot
+	// be verified: their public keys are not here.
 	Trusted bool `json:"trusted"`
 }
 

@@ -46,7 +46,8 @@ func TestSealedStatus(t *testing.T) {
 		t.Errorf("%+v", s.Trust)
 	}
 	for _, want := range []api.Key{
-		{ID: string(key.ID), Algorithm: key.Algorithm, Name: "release"}, {ID: string(old.ID), Algorithm: old.Algorithm},
+		{ID: string(key.ID), Algorithm: key.Algorithm, Name: "release"},
+		{ID: string(old.ID), Algorithm: old.Algorithm},
 	} {
 		if !slices.Contains(s.Trust.Keys, want) {
 			t.Errorf("key %+v is not among %+v", want, s.Trust.Keys)

@@ -23,7 +23,8 @@ func TestStatusSaysWhatThisBootCouldNotDo(t *testing.T) {
 func TestStatusSaysWhoSigned(t *testing.T) {
 	first := api.Key{ID: "sha256:01", Algorithm: "ed25519", Name: "release"}
 	other := api.Key{ID: "sha256:02", Algorithm: "ecdsa-p256"}
-	booted := &api.Slot{Release: "aaaa", Epoch: 4, Signatures: []api.Signature{{Key: first, Trusted: true}, {Key: other}}}
+	signatures := []api.Signature{{Key: first, Trusted: true}, {Key: other}}
+	booted := &api.Slot{Release: "aaaa", Epoch: 4, Signatures: signatures}
 	var b strings.Builder
 	s := api.Status{
 		Mode: api.ModeInstalled, Booted: booted, Active: booted,

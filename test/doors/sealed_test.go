@@ -99,8 +99,8 @@ func TestSealedBuild(t *testing.T) {
 
 	// A daemon, which is told to say all, and a client that has the key as a secret.
 	socket := filepath.Join(dir, "builder.sock")
-	daemon := command(context.Background(), kairosBin, "--debug", "--root", filepath.Join(dir, "daemon"), "--addr", "unix://"+socket,
-		"--oci-worker-net", "host")
+	daemon := command(context.Background(), kairosBin, "--debug", "--root", filepath.Join(dir, "daemon"),
+		"--addr", "unix://"+socket, "--oci-worker-net", "host")
 	daemon.Args[0] = "buildkitd"
 	waitFor(t, socket, start(t, daemon))
 	run(t, tool(t, "buildx"), "create", "--name", "sealed", "--driver", "remote", "unix://"+socket)

@@ -46,7 +46,8 @@ func NewKey(algorithm string) (Key, error) {
 }
 
 // NewSigner makes a key of one that is elsewhere, such as on a token. Its Sign gets the text for ed25519, with
-// crypto.Hash(0), and a SHA-256 digest for ECDSA; what it returns is verified. Such a key may sign otherwise each time.
+// crypto.Hash(0), and a SHA-256 digest for ECDSA; what it returns is verified. Such a key may give other bytes each
+// time.
 func NewSigner(key crypto.Signer) (Key, error) { return newKey(key) }
 
 func newKey(key crypto.Signer) (Key, error) {
