@@ -155,6 +155,7 @@ type NodeRecord struct {
 	Image   string `json:"image,omitempty"`
 	Release string `json:"release,omitempty"`
 	Version string `json:"version,omitempty"`
+	Digest  string `json:"digest,omitempty"` // of the image's manifest, where it is known
 	From    string `json:"from,omitempty"`
 	// BootID is the boot that the restart is to end.
 	BootID string `json:"bootID,omitempty"`

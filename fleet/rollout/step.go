@@ -1,0 +1,390 @@
+package rollout
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kairos-buildkit/kairos/api"
+	"github.com/kairos-buildkit/kairos/fleet/api/v1alpha1"
+)
+
+// HelperID names a helper pod on a node: that of this attempt at this step, and no other.
+func HelperID(r v1alpha1.NodeRecord) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s %d %v", r.Rollout, r.Target, r.Step, r.Attempt, r.Undo))
+	return hex.EncodeToString(sum[:5])
+}
+
+// Helper is a helper pod that is there.
+type Helper struct {
+	// Ended says that the pod has ended, and Report is its answer; nil where it has left none: it was
+	// killed, or the node restarted.
+	Ended  bool
+	Report *v1alpha1.HelperReport
+	// Waiting is why it does not run yet, where that is known: an image that cannot be pulled.
+	Waiting string
+}
+
+// Act is what is to be done with a node. Whatever is in it may be done again.
+type Act struct {
+	Node string
+	// Record is to be written to the node, and with it, in one write, Cordon or Uncordon. nil: it stays as it is.
+	Record   *v1alpha1.NodeRecord
+	Cordon   bool
+	Uncordon bool
+	// Drain: evict the node's pods, and tell [AfterDrain] what is left.
+	Drain bool
+	// Helper is the pod that has to be there, with these arguments of kairos-apply.
+	Helper *Order
+	// After is when to ask again, if nothing changes before. 0: no need to.
+	After time.Duration
+}
+
+// Order is a helper pod that has to be there.
+type Order struct {
+	ID   string // [HelperID]
+	Step v1alpha1.Step
+	Args []string // of kairos-apply
+	// Deadline is how long it may run.
+	Deadline time.Duration
+}
+
+// Drain is what is left of a node's pods.
+type Drain struct {
+	Left []string // namespace/name of pods that are not gone, with why
+	Err  error    // a pod forbids it for good: it has no controller, or data that would be lost
+}
+
+// Times of a rollout.
+const (
+	pollDrain    = 5 * time.Second
+	drainTimeout = 15 * time.Minute // where drainOptions say none
+	stageTimeout = time.Hour
+	trialTimeout = time.Hour
+	// helperTimeout is how long the kubelet may take to pull the helper pod's image, where it says that it cannot.
+	helperTimeout = 10 * time.Minute
+	firstBackoff  = 10 * time.Second
+	lastBackoff   = 5 * time.Minute
+	defaultTries  = 3
+)
+
+// step is one decision about one node.
+type step struct {
+	now  time.Time
+	u    *v1alpha1.NodeOpUpgrade
+	node Node
+	r    v1alpha1.NodeRecord
+	pin  pin
+}
+
+// next says what is to be done with a node that the rollout has begun with.
+func (s step) next(h *Helper, turn bool) Act {
+	if s.r.NotBefore != nil && s.now.Before(s.r.NotBefore.Time) {
+		if wait := s.r.NotBefore.Sub(s.now); wait <= lastBackoff { // more: another clock wrote it
+			return Act{Node: s.node.Name, After: wait}
+		}
+	}
+	if h != nil && !h.Ended && h.Waiting != "" && s.elapsed() > helperTimeout {
+		return s.fail("the helper pod did not begin within %s: %s", helperTimeout, h.Waiting)
+	}
+	switch s.r.Step {
+	case v1alpha1.StepStaging:
+		return s.staging(h)
+	case v1alpha1.StepStaged:
+		return s.staged(turn)
+	case v1alpha1.StepCordoning:
+		// A cordon that somebody took back meanwhile is set again: the drain would never end.
+		return Act{Node: s.node.Name, Cordon: !s.node.Cordoned, Drain: true, After: pollDrain}
+	case v1alpha1.StepRestarting:
+		return s.restarting(h)
+	case v1alpha1.StepTrial:
+		return s.trial()
+	case v1alpha1.StepRecovery:
+		return s.recovery(h)
+	case v1alpha1.StepFailed:
+		if s.late() {
+			return s.blessed()
+		}
+	}
+	return Act{Node: s.node.Name}
+}
+
+func (s step) staging(h *Helper) Act {
+	timeout := orElse(s.u.Spec.StageTimeout, stageTimeout)
+	switch {
+	case s.elapsed() > timeout:
+		return s.fail("the release was not fetched within %s%s", timeout, waiting(h, s.node))
+	case h == nil || !h.Ended:
+		return s.order(timeout, s.upgrade("--stage")...)
+	case h.Report == nil:
+		return s.again("the helper pod left no answer")
+	}
+	a := *h.Report
+	if a.Release != "" {
+		s.r.Release, s.r.Version, s.r.Digest = a.Release, a.Version, a.Digest
+	}
+	if reason, failed := s.node.failure(s.r.Release); failed && !value(s.u.Spec.Force, false) {
+		return s.to(v1alpha1.StepFellBack,
+			"the release has failed on this node before, and is not tried again: %s", reason)
+	}
+	if a.Exit != int(api.ExitDone) {
+		return s.answered(a)
+	}
+	switch wrong := s.pin.refuses(a); {
+	case wrong != "":
+		return s.fail("%s", wrong)
+	case s.node.runs(s.r.Release):
+		return s.blessed()
+	}
+	return s.to(v1alpha1.StepStaged, "")
+}
+
+func (s step) staged(turn bool) Act {
+	switch wrong := s.pin.refuses(v1alpha1.HelperReport{Release: s.r.Release}); {
+	case wrong != "" && !s.r.Undo:
+		return s.fail("%s", wrong)
+	case !turn:
+		return Act{Node: s.node.Name}
+	}
+	s.r.BootID = s.node.BootID
+	a := s.to(v1alpha1.StepCordoning, "")
+	a.Cordon = true
+	return a
+}
+
+// afterDrain says what follows on a try to evict the node's pods.
+func (s step) afterDrain(d Drain) Act {
+	timeout := drainTimeout
+	if o := s.u.Spec.DrainOptions; o != nil && o.TimeoutSeconds != nil && *o.TimeoutSeconds > 0 {
+		timeout = time.Duration(*o.TimeoutSeconds) * time.Second
+	}
+	switch {
+	case d.Err == nil && len(d.Left) == 0:
+		s.r.BootID = s.node.BootID
+		return s.to(v1alpha1.StepRestarting, "")
+	case s.elapsed() <= timeout:
+		return Act{Node: s.node.Name, After: pollDrain}
+	case d.Err != nil:
+		return s.fail("the node cannot be drained: %v", d.Err)
+	}
+	return s.fail("pods were not evicted within %s: %s", timeout, strings.Join(d.Left, ", "))
+}
+
+func (s step) restarting(h *Helper) Act {
+	timeout := orElse(s.u.Spec.TrialTimeout, trialTimeout)
+	switch {
+	case s.node.BootID != s.r.BootID:
+		return s.to(v1alpha1.StepTrial, "")
+	case s.elapsed() > timeout:
+		return s.fail("the node did not restart within %s%s", timeout, waiting(h, s.node))
+	case h == nil || !h.Ended:
+		args := s.upgrade("--reboot")
+		if s.r.Undo {
+			args = []string{"rollback", s.r.From, "--reboot", "-o", "json"}
+		}
+		return s.order(timeout, args...)
+	case h.Report == nil && s.node.Ready && s.elapsed() > time.Minute:
+		return s.again("the helper pod left no answer, and the node did not restart")
+	case h.Report == nil:
+		return Act{Node: s.node.Name, After: time.Minute}
+	case h.Report.Exit != int(api.ExitDone):
+		return s.answered(*h.Report)
+	case !h.Report.Changed && s.node.booted() == s.goal():
+		return s.to(v1alpha1.StepTrial, "") // it runs already
+	}
+	return Act{Node: s.node.Name, After: min(timeout-s.elapsed(), time.Minute)}
+}
+
+// trial believes the node, and nobody else.
+func (s step) trial() Act {
+	timeout := orElse(s.u.Spec.TrialTimeout, trialTimeout)
+	wait := Act{Node: s.node.Name, After: max(time.Second, min(timeout-s.elapsed(), time.Minute))}
+	reason, failed := s.node.failure(s.goal())
+	switch {
+	case s.node.Ready && s.node.runs(s.goal()):
+		return s.blessed()
+	case s.elapsed() > timeout:
+		return s.fail("the release was not blessed within %s%s", timeout, waiting(nil, s.node))
+	case s.node.Report == nil || s.node.booted() == s.goal():
+		return wait
+	case failed:
+		return s.to(v1alpha1.StepFellBack, "%s", reason)
+	case s.node.Report.Active != nil && s.node.Report.Active.Release == s.goal():
+		return wait // somebody has started another release once; this one is still the next
+	case s.node.booted() == s.start() && s.r.Attempt < valueOf(s.u.Spec.BackoffLimit, defaultTries):
+		// The node restarted by itself before the release was activated.
+		s.r.Step, s.r.BootID, s.r.Since = v1alpha1.StepRestarting, s.node.BootID, metav1.NewTime(s.now)
+		return s.again("the node restarted before the release was activated")
+	}
+	return s.to(v1alpha1.StepFellBack, "release %s runs", s.node.booted())
+}
+
+func (s step) recovery(h *Helper) Act {
+	timeout := orElse(s.u.Spec.StageTimeout, stageTimeout)
+	switch {
+	case s.elapsed() > timeout:
+		return s.fail("the recovery system was not upgraded within %s%s", timeout, waiting(h, s.node))
+	case h == nil || !h.Ended:
+		return s.order(timeout, s.upgrade("--recovery")...)
+	case h.Report == nil:
+		return s.again("the helper pod left no answer")
+	case h.Report.Exit != int(api.ExitDone):
+		return s.answered(*h.Report)
+	}
+	if s.r.Release == "" {
+		s.r.Release, s.r.Version = h.Report.Release, h.Report.Version
+	}
+	if wrong := s.pin.refuses(*h.Report); wrong != "" {
+		return s.fail("%s", wrong)
+	}
+	return s.to(v1alpha1.StepBlessed, "")
+}
+
+// upgrade are the arguments of kairos-apply for the rollout's image.
+func (s step) upgrade(more ...string) []string {
+	args := []string{"upgrade", s.r.Image, "-o", "json"}
+	if s.r.Release != "" || s.pin.release != "" {
+		expected := s.r.Release
+		if expected == "" {
+			expected = s.pin.release
+		}
+		args = append(args, "--release", expected)
+	}
+	if !value(s.u.Spec.Force, false) && more[0] != "--recovery" {
+		args = append(args, "--unless-failed")
+	}
+	return append(args, more...)
+}
+
+// goal is the release that the node is to run.
+func (s step) goal() string {
+	if s.r.Undo {
+		return s.r.From
+	}
+	return s.r.Release
+}
+
+// start is the release that the node ran before it.
+func (s step) start() string {
+	if s.r.Undo {
+		return s.r.Release
+	}
+	return s.r.From
+}
+
+// blessed is what follows when the node runs what it is to run.
+func (s step) blessed() Act {
+	switch {
+	case s.r.Undo:
+		return s.to(v1alpha1.StepRolledBack, "")
+	case value(s.u.Spec.UpgradeRecovery, false):
+		return s.to(v1alpha1.StepRecovery, "")
+	}
+	return s.to(v1alpha1.StepBlessed, "")
+}
+
+// late says that a node that was given up has proved the release to be healthy after all.
+func (s step) late() bool {
+	return s.r.BootID != "" && s.node.BootID != s.r.BootID && s.node.Ready && s.r.Release != "" &&
+		s.node.runs(s.goal())
+}
+
+// answered is what follows when kairos-apply has failed, or refuses.
+func (s step) answered(a v1alpha1.HelperReport) Act {
+	reason := a.Reason
+	if reason == "" {
+		reason = api.ExitCode(a.Exit).String()
+	}
+	switch api.ExitCode(a.Exit) {
+	case api.ExitRefused, api.ExitUsage, api.ExitNoNode:
+		return s.fail("%s", reason) // the answer would be the same
+	}
+	return s.again("%s", reason)
+}
+
+// again repeats a step after a pause, as often as the spec has it.
+func (s step) again(format string, args ...any) Act {
+	if s.r.Attempt >= valueOf(s.u.Spec.BackoffLimit, defaultTries) {
+		return s.fail(format, args...)
+	}
+	wait := min(firstBackoff<<min(s.r.Attempt, 10), lastBackoff)
+	s.r.Attempt++
+	at := metav1.NewTime(s.now.Add(wait))
+	s.r.NotBefore = &at
+	s.r.Reason = bounded(fmt.Sprintf(format, args...))
+	return Act{Node: s.node.Name, Record: &s.r, After: wait}
+}
+
+func (s step) fail(format string, args ...any) Act { return s.to(v1alpha1.StepFailed, format, args...) }
+
+// to is the next step. A node that has ended well is uncordoned by the write that says so, one that has not where it
+// is to be.
+func (s step) to(next v1alpha1.Step, format string, args ...any) Act {
+	if next != v1alpha1.StepTrial { // which may lead back to where it came from
+		s.r.Attempt = 0
+	}
+	s.r.Step, s.r.Since, s.r.NotBefore = next, metav1.NewTime(s.now), nil
+	s.r.Reason = bounded(fmt.Sprintf(format, args...))
+	a := Act{Node: s.node.Name, Record: &s.r}
+	switch next {
+	case v1alpha1.StepBlessed, v1alpha1.StepRolledBack, v1alpha1.StepRecovery:
+		a.Uncordon = true
+	case v1alpha1.StepFellBack, v1alpha1.StepFailed:
+		a.Uncordon = value(s.u.Spec.UncordonOnFailure, false)
+	}
+	a.Uncordon = a.Uncordon && s.node.Cordoned && s.node.CordonedBy == Key(s.u)
+	return a
+}
+
+func (s step) order(timeout time.Duration, args ...string) Act {
+	return Act{
+		Node:   s.node.Name,
+		Helper: &Order{ID: HelperID(s.r), Step: s.r.Step, Args: args, Deadline: timeout},
+		After:  max(time.Second, timeout-s.elapsed()+time.Second),
+	}
+}
+
+// elapsed is how long the step has taken. A time in the future is that of another clock, and counts from now on.
+func (s step) elapsed() time.Duration { return max(0, s.now.Sub(s.r.Since.Time)) }
+
+func waiting(h *Helper, n Node) string {
+	switch {
+	case !n.Ready:
+		return ": the node is not Ready"
+	case h != nil && h.Waiting != "":
+		return ": the helper pod waits: " + h.Waiting
+	case n.Problem != "":
+		return ": " + n.Problem
+	case n.Report == nil:
+		return ": the node does not report"
+	}
+	return ""
+}
+
+func bounded(s string) string {
+	s = strings.ToValidUTF8(s, "?")
+	if len(s) > v1alpha1.MaxReason {
+		s = strings.ToValidUTF8(s[:v1alpha1.MaxReason], "") + "…"
+	}
+	return s
+}
+
+func value(p *bool, otherwise bool) bool { return valueOf(p, otherwise) }
+
+func valueOf[T any](p *T, otherwise T) T {
+	if p == nil {
+		return otherwise
+	}
+	return *p
+}
+
+func orElse(p *metav1.Duration, otherwise time.Duration) time.Duration {
+	if p == nil || p.Duration <= 0 {
+		return otherwise
+	}
+	return p.Duration
+}
