@@ -99,7 +99,9 @@ func TestFates(t *testing.T) {
 		"b and a stop loading": {
 			always(loads), from(2, stays, loads), always(stays), "b×10 a×9 recovery×21", "",
 		},
-		"all three are damaged": {always(loads), always(loads), always(loads), "b×3 a×9 recovery×28", ""},
+		"recovery and b are damaged":   {always(stays), always(loads), always(loads), "b×3 a×37", ""},
+		"recovery is, b stops loading": {always(stays), from(2, stays, loads), always(loads), "b×10 a×30", ""},
+		"all three are damaged":        {always(loads), always(loads), always(loads), "b×3 a×9 recovery×28", ""},
 		"all three break, b after a while": {
 			always(loads), from(9, stays, loads), always(loads), "b×17 a×9 recovery×14", "",
 		},

@@ -140,7 +140,7 @@ func TestDamagedReleaseFallsBack(t *testing.T) {
 	t.Parallel()
 	firmwares(t, func(t *testing.T, f qemu.Firmware) {
 		img := makeImage(t, 2, "panic=1")
-		img.damageState = true
+		img.damaged = []string{"state"}
 		disk := img.disk(t, 0, f == qemu.BIOS)
 		r := wait(
 			t,
@@ -152,6 +152,42 @@ func TestDamagedReleaseFallsBack(t *testing.T) {
 		if r.Boot.Role != layout.RoleRecovery ||
 			!strings.Contains(r.Failures, img.release.ID()+".txt: cannot boot: ") {
 			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// longTest skips a test that takes minutes, where not all are wanted.
+func longTest(t *testing.T) {
+	t.Helper()
+	if os.Getenv("KAIROS_TEST_ALL") == "" {
+		t.Skip("part of `make test-all`")
+	}
+}
+
+// When all that the disk has is damaged, the recovery system too, the machine does not spin: it says so on its screen
+// and serial line, and waits longer each time.
+func TestAllDamaged(t *testing.T) {
+	longTest(t)
+	t.Parallel()
+	firmwares(t, func(t *testing.T, f qemu.Firmware) {
+		img := makeImage(t, 2, "panic=1")
+		img.damaged = []string{"state", "recovery"}
+		vm := vmtest.Start(t, qemu.Machine{
+			Firmware: f, NoNet: true, Drives: []qemu.Drive{{Path: img.disk(t, 0, false), Bus: qemu.Virtio}},
+		})
+		for range layout.Tries {
+			vm.Expect("kairos: cannot boot: ", vmtest.BootTimeout)
+		}
+		// Under BIOS GRUB says it, before the start after the one that failed.
+		for _, seconds := range []string{"10", "30"} {
+			vm.Expect("kairos: cannot boot: ", vmtest.BootTimeout)
+			if f == qemu.UEFI {
+				vm.Expect("nothing else is left: repair this machine from a live medium", vmtest.BootTimeout)
+				vm.Expect("kairos: restarting in "+seconds+"s", vmtest.BootTimeout)
+			} else {
+				vm.Expect("Nothing else is left to start", vmtest.BootTimeout)
+				vm.Expect("The next attempt is in "+seconds+" seconds", vmtest.BootTimeout)
+			}
 		}
 	})
 }

@@ -45,15 +45,15 @@ var moment = time.Unix(1767225600, 0)
 
 // image is a small image in a store of its own, with its boot files.
 type image struct {
-	dir         string // the store
-	release     layout.Release
-	files       *boot.Files
-	content     string // what the layers' files say, in their order
-	assets      fs.FS
-	tree        fstest.MapFS // what the boot files are made from
-	damageState bool
-	portable    bool // disks are raw images before their first boot
-	sectorSize  int64
+	dir        string // the store
+	release    layout.Release
+	files      *boot.Files
+	content    string // what the layers' files say, in their order
+	assets     fs.FS
+	tree       fstest.MapFS // what the boot files are made from
+	damaged    []string     // partitions whose release cannot be read
+	portable   bool         // disks are raw images before their first boot
+	sectorSize int64
 }
 
 // kernelTree has the base image's kernel, and what boot files are made from.
@@ -288,17 +288,15 @@ func (img *image) disk(t *testing.T, size int64, blessed bool) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if img.damageState {
-		for i := range d.Partitions {
-			p := &d.Partitions[i]
-			if p.Name != "state" {
-				continue
-			}
-			p.Files = append([]filetree.File(nil), p.Files...)
-			for j, f := range p.Files {
-				if filepath.Base(f.Path) == layout.ReleaseFile {
-					p.Files[j] = filetree.Bytes(f.Path, []byte("{}"))
-				}
+	for i := range d.Partitions {
+		p := &d.Partitions[i]
+		if !slices.Contains(img.damaged, p.Name) {
+			continue
+		}
+		p.Files = slices.Clone(p.Files)
+		for j, f := range p.Files {
+			if filepath.Base(f.Path) == layout.ReleaseFile {
+				p.Files[j] = filetree.Bytes(f.Path, []byte("{}"))
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 // Command probe is the init of a very small image: it says what /init has made, and switches the machine off. With
 // probe=hang on the kernel's command line it hangs, unless it runs in the recovery system; with probe=waits it first
-// waits until it is blessed.
+// waits until it is blessed; with probe=stops it loads the drivers of a watchdog, waits until somebody pets it, and
+// stops the guard and itself.
 package main
 
 import (
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kairos-buildkit/kairos/layout"
 )
@@ -27,6 +30,9 @@ func main() {
 		for {
 			time.Sleep(time.Hour)
 		}
+	}
+	if strings.Contains(string(read("/proc/cmdline")), "probe=stops") {
+		stops()
 	}
 	blessed := false
 	for begin := time.Now(); strings.Contains(string(read("/proc/cmdline")), "probe=waits") && !blessed; {
@@ -94,6 +100,35 @@ func main() {
 	fmt.Printf("\nprobe: %s\n", b)
 	syscall.Sync()
 	syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+func stops() {
+	for _, name := range []string{"watchdog", "i6300esb"} {
+		files, _ := filepath.Glob("/lib/modules/*/kernel/drivers/watchdog/" + name + ".ko*")
+		for _, file := range files {
+			f, err := os.Open(file)
+			if err == nil {
+				err = unix.FinitModule(int(f.Fd()), "", unix.MODULE_INIT_COMPRESSED_FILE)
+			}
+			fmt.Println("probe:", file, err)
+		}
+	}
+	const dir = "/sys/class/watchdog/watchdog0/"
+	for strings.TrimSpace(string(read(dir+"state"))) != "active" {
+		time.Sleep(time.Second)
+	}
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range all {
+		if strings.HasPrefix(string(read(file)), "@kairos-guard\x00") {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			err := syscall.Kill(pid, syscall.SIGSTOP)
+			fmt.Printf("probe: the guard is stopped, with a watchdog of %s seconds: %v\n",
+				strings.TrimSpace(string(read(dir+"timeout"))), err)
+		}
+	}
+	for {
+		time.Sleep(time.Hour)
+	}
 }
 
 func read(name string) []byte {
