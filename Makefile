@@ -17,7 +17,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 # What building images and booting them takes, beside Go.
 RUN_DEPS := runc ca-certificates
-VM_DEPS := qemu-system-x86 qemu-utils ovmf
+VM_DEPS := qemu-system-x86 qemu-utils ovmf swtpm
 # The tools that tests check our output with, and that benchmarks compare with.
 TEST_DEPS := $(RUN_DEPS) $(VM_DEPS) erofs-utils squashfs-tools xorriso opensc softhsm2 cryptsetup-bin gdisk fdisk e2fsprogs dosfstools mtools genisoimage \
 	qemu-system-arm qemu-efi-aarch64 openssh-client openssl osslsigncode sbsigntool efitools binutils cpio grub-common systemd docker.io rpm db5.3-util

@@ -31,6 +31,11 @@ type Options struct {
 	Kernel string
 	// Trust is what is asked of a release that the image's keys have not signed ([layout.ImageLabelTrust]).
 	Trust string
+	// Enroll is when a firmware in setup mode gets its keys ([layout.ImageLabelEnroll]).
+	Enroll string
+
+	// Key is the private key of [layout.ImageSecureBootCert], PEM. It is there when an image is built, and no label.
+	Key []byte
 }
 
 // OptionsFrom returns the options that an image's labels ask for.
@@ -43,6 +48,7 @@ func OptionsFrom(labels map[string]string) Options {
 		),
 		Kernel: labels[layout.ImageLabelKernel],
 		Trust:  labels[layout.ImageLabelTrust],
+		Enroll: labels[layout.ImageLabelEnroll],
 	}
 }
 
@@ -69,6 +75,9 @@ type Files struct {
 // the stub in [layout.ImageBootDir].
 //
 // Equal kernels, modules and settings give equal files, whatever else is in the image.
+//
+// Where the image has a certificate for Secure Boot, the UKI is signed. Without the key it is [ErrNoKey], unless
+// the image has that very UKI already, signed.
 func Make(root fs.FS, o Options) (*Files, error) {
 	t := tree{root}
 	in, err := t.inputs(o)
@@ -90,6 +99,14 @@ func Make(root fs.FS, o Options) (*Files, error) {
 	program, err := uki.Append(in.stub, sections)
 	if err != nil {
 		return nil, fmt.Errorf("make the UKI: %w", err)
+	}
+	if in.secureBoot != nil {
+		if program, err = in.secureBoot.Sign(t.FS, layout.ImageUKI, program, o.Key); err != nil {
+			return nil, err
+		}
+	} else if o.Key != nil {
+		return nil, fmt.Errorf("secret %s: the image has no certificate of that key: copy it to /%s",
+			layout.SecureBootSecret, layout.ImageSecureBootCert)
 	}
 	f := &Files{
 		Kernel: in.image, Initrd: ramdisk, UKI: program,
@@ -127,6 +144,7 @@ type inputs struct {
 	init, stub []byte
 	cmdline    string
 	trust      []byte // layout.InitrdTrust, nil where there is none
+	secureBoot *SecureBoot
 }
 
 func (t tree) inputs(o Options) (*inputs, error) {
@@ -188,6 +206,9 @@ func (t tree) inputs(o Options) (*inputs, error) {
 		// An image that is derived from an older one: its keys would protect nothing, in silence.
 		return nil, fmt.Errorf("/%s has keys, and the image's boot layer is of a version that checks no signatures: "+
 			"build its base image again with this version", layout.ImageTrustDir)
+	}
+	if in.secureBoot, err = ReadSecureBoot(t.FS, o); err != nil {
+		return nil, err
 	}
 	return in, nil
 }

@@ -39,6 +39,8 @@ type Manifest struct {
 	Profiles string `json:"profiles,omitempty"`
 	// Trust is a digest of the initrd's [layout.InitrdTrust]; empty where it has none.
 	Trust string `json:"trust,omitempty"`
+	// SecureBoot is a digest of the certificate whose key has signed the UKI; empty where it is not signed.
+	SecureBoot string `json:"secureBoot,omitempty"`
 	// Outputs are the boot files by their paths.
 	Outputs map[string]string `json:"outputs"`
 }
@@ -115,6 +117,8 @@ func Check(root fs.FS, o Options) (fits bool, why string, err error) {
 		return false, "the boot menu's choices are others", nil
 	case was.Trust != now.Trust:
 		return false, "the keys in /" + layout.ImageTrustDir + ", or what they are for, are others", nil
+	case was.SecureBoot != now.SecureBoot:
+		return false, "the certificate /" + layout.ImageSecureBootCert + " is another one", nil
 	case was.Init != now.Init || was.Stub != now.Stub:
 		return false, "/init or the stub was replaced", nil
 	}
@@ -146,6 +150,9 @@ func (in *inputs) manifest() Manifest {
 	m.Profiles = digest([]byte(menu.String()))
 	if in.trust != nil {
 		m.Trust = digest(in.trust)
+	}
+	if in.secureBoot != nil {
+		m.SecureBoot = digest(in.secureBoot.Certificate.Raw)
 	}
 	m.Kernel.Version, m.Kernel.Path, m.Kernel.Digest = in.kernel.Version, in.kernel.Path, in.kernelFile
 	m.Kernel.Chosen, m.Kernel.Compression = in.kernel.Chosen, in.kernel.Compression()

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kairos-buildkit/kairos/boot"
 	"github.com/kairos-buildkit/kairos/disk"
 	"github.com/kairos-buildkit/kairos/disk/fat"
 	"github.com/kairos-buildkit/kairos/disk/filetree"
@@ -80,7 +81,11 @@ func (p *prepared) iso() (*sparse.Image, error) {
 		Time:   now,
 		Files:  []filetree.File{filetree.Bytes(loader, systemdBoot), filetree.Bytes(layout.LiveUKI, p.boot.UKI)},
 	}
-	for name, text := range liveMenu(p.menuName()) {
+	loaderFiles := liveMenu(p.menuName())
+	if err := p.addEnrolment(loaderFiles); err != nil {
+		return nil, err
+	}
+	for name, text := range loaderFiles {
 		efi.Files = append(efi.Files, filetree.Bytes(name, text))
 	}
 	slices.SortFunc(efi.Files[2:], func(a, b filetree.File) int { return strings.Compare(a.Path, b.Path) })
@@ -135,6 +140,19 @@ func liveMenu(name string) map[string][]byte {
 		files[c.EntryPath()] = c.EntryText()
 	}
 	return files
+}
+
+// addEnrolment adds the keys that systemd-boot gives a firmware in setup mode.
+func (p *prepared) addEnrolment(files map[string][]byte) error {
+	s, err := boot.ReadSecureBoot(p.root, boot.OptionsFrom(p.Config.Config.Labels))
+	if err != nil || s == nil || s.Enrolment == nil {
+		return err
+	}
+	for variable, b := range s.Enrolment {
+		files[path.Join(layout.LoaderKeysDir, variable+".auth")] = b
+	}
+	files[layout.LoaderConfig] = fmt.Appendf(files[layout.LoaderConfig], "secure-boot-enroll %s\n", s.Enroll)
+	return nil
 }
 
 // menuName is the image's name in boot menus.

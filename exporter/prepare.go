@@ -272,6 +272,9 @@ func (p *prepared) bootFiles() error {
 	if p.boot, err = p.bootFilesWith(labels, p.options.warn); err != nil {
 		return err
 	}
+	if err := boot.CheckSecureBoot(p.root, boot.OptionsFrom(own), p.boot.UKI); err != nil {
+		return err
+	}
 	program := p.boot.UKI
 	if !maps.Equal(labels, own) {
 		image, err := p.bootFilesWith(own, func(string, ...any) {})
@@ -295,12 +298,15 @@ func (p *prepared) bootFilesWith(labels map[string]string, warn func(string, ...
 		return files, err
 	}
 	if !fits {
-		warn("The image's boot files are regenerated: %s.", strings.TrimSuffix(why, "."))
 		done := p.options.step("making boot files")
 		made, err := boot.Make(p.root, options)
+		if errors.Is(err, boot.ErrNoKey) {
+			err = fmt.Errorf("%s: %w", strings.TrimSuffix(why, "."), err)
+		}
 		if err := done(err); err != nil {
 			return files, err
 		}
+		warn("The image's boot files are regenerated: %s.", strings.TrimSuffix(why, "."))
 		return *made, nil
 	}
 	for name, to := range map[string]*[]byte{

@@ -2,6 +2,7 @@ package frontend
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -14,6 +15,9 @@ import (
 	_ "github.com/moby/buildkit/util/grpcutil/encoding/proto" // BuildKit's codec
 
 	"github.com/kairos-buildkit/kairos/frontend/bootlayer"
+	"github.com/kairos-buildkit/kairos/internal/bounded"
+	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/uki/secureboot"
 )
 
 // Command is a build step of the frontend's that a program adds: what makes media is not
@@ -80,8 +84,13 @@ func runLayer(args []string, out io.Writer, makeLayer func(fs.FS, bootlayer.Opti
 		o.Labels[key] = value
 		return nil
 	})
+	keyFile := flags.String("secure-boot-key", "", "file with the key that signs boot files, where there is one")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
+	}
+	var err error
+	if o.Key, err = readKey(*keyFile); err != nil {
+		return fmt.Errorf("secret %s: %w", layout.SecureBootSecret, err)
 	}
 	// os.Root: no link in the image leads out of it.
 	root, err := os.OpenRoot(*dir)
@@ -90,6 +99,7 @@ func runLayer(args []string, out io.Writer, makeLayer func(fs.FS, bootlayer.Opti
 	}
 	defer root.Close()
 	layer, err := makeLayer(root.FS(), o)
+	clear(o.Key)
 	if err != nil {
 		return err
 	}
@@ -103,4 +113,24 @@ func runLayer(args []string, out io.Writer, makeLayer func(fs.FS, bootlayer.Opti
 		)
 	}
 	return layer.Write(root)
+}
+
+// readKey reads the private key, nil where the build has none.
+func readKey(name string) ([]byte, error) {
+	if name == "" {
+		return nil, nil
+	}
+	f, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := bounded.ReadAll(f, secureboot.MaxKeySize)
+	if err == nil && len(b) == 0 {
+		err = errors.New("it is empty")
+	}
+	return b, err
 }

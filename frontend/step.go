@@ -108,7 +108,11 @@ func (b *builder) solve(ctx context.Context, st llb.State) (client.Reference, er
 type layer struct {
 	command, name string
 	labels        []string // what of the image's labels is in it
+	secret        bool     // whether it signs boot files, where there is a key
 }
+
+// secretPath is where the step finds [layout.SecureBootSecret], if the build has that.
+const secretPath = "/run/secrets/" + layout.SecureBootSecret
 
 const (
 	stepBootLayer = "boot-layer"
@@ -118,10 +122,10 @@ const (
 var (
 	bootLayer = layer{stepBootLayer, "boot layer", []string{
 		layout.ImageLabelCmdline, layout.ImageLabelModules, layout.ImageLabelKernel,
-		layout.ImageLabelTrust,
-	}}
+		layout.ImageLabelTrust, layout.ImageLabelEnroll,
+	}, true}
 	// What names the version is a layer of its own, so that a new one costs this layer alone.
-	release = layer{stepRelease, "release", []string{layout.ImageLabelVersion, ocispec.AnnotationVersion}}
+	release = layer{stepRelease, "release", []string{layout.ImageLabelVersion, ocispec.AnnotationVersion}, false}
 )
 
 // step returns root with a layer on top.
@@ -138,10 +142,16 @@ func (b *builder) step(i *image, root llb.State, l layer, labels map[string]stri
 		}
 	}
 	opts := []llb.RunOption{
-		llb.Args(args),
 		llb.Network(pb.NetMode_NONE),
 		llb.WithCustomName(name),
 	}
+	if l.secret {
+		// The key is in the step's memory only, and not in what the step's cache is found by: the certificate is,
+		// and an image that has it is signed, or the step fails.
+		args = append(args, "--secure-boot-key", secretPath)
+		opts = append(opts, llb.AddSecret(secretPath, llb.SecretID(layout.SecureBootSecret), llb.SecretOptional))
+	}
+	opts = append(opts, llb.Args(args))
 	if p := b.ui.BuildPlatforms; len(p) > 0 {
 		opts = append(opts, llb.Platform(p[0]))
 	}

@@ -39,13 +39,17 @@ func TestStepHasNoNetworkAndNoPrivileges(t *testing.T) {
 		t.Errorf("secrets %v, devices %v", exec.Secretenv, exec.CdiDevices)
 	}
 	var dests []string
+	mounted := map[string]pb.MountType{secretPath: pb.MountType_SECRET} // the only thing that is no file of a layer
 	for _, m := range exec.Mounts {
 		dests = append(dests, m.Dest)
-		if m.MountType != pb.MountType_BIND {
-			t.Errorf("mount %s has type %v", m.Dest, m.MountType)
+		if want := mounted[m.Dest]; m.MountType != want {
+			t.Errorf("mount %s has type %v, want %v", m.Dest, m.MountType, want)
+		}
+		if s := m.SecretOpt; s != nil && (s.ID != layout.SecureBootSecret || !s.Optional) {
+			t.Errorf("secret %v", s)
 		}
 	}
-	if want := []string{"/", "/rootfs"}; !slices.Equal(dests, want) {
+	if want := []string{"/", "/rootfs", secretPath}; !slices.Equal(dests, want) {
 		t.Errorf("mounts %v, want %v", dests, want)
 	}
 	// A label that the step does not read must not make it run again.
@@ -58,6 +62,8 @@ func TestStepHasNoNetworkAndNoPrivileges(t *testing.T) {
 		"arm64",
 		"--label",
 		layout.ImageLabelCmdline + "=quiet splash",
+		"--secure-boot-key",
+		secretPath,
 	}
 	if !slices.Equal(exec.Meta.Args, want) {
 		t.Errorf("args %q, want %q", exec.Meta.Args, want)
@@ -73,8 +79,8 @@ func TestStepHasNoNetworkAndNoPrivileges(t *testing.T) {
 		"--label",
 		layout.ImageLabelVersion + "=v2",
 	}
-	if exec := stepOp(t, fake{}, release, labels); !slices.Equal(exec.Meta.Args, want) {
-		t.Errorf("args %q, want %q", exec.Meta.Args, want)
+	if exec := stepOp(t, fake{}, release, labels); !slices.Equal(exec.Meta.Args, want) || len(exec.Mounts) != 2 {
+		t.Errorf("args %q, want %q, %d mounts", exec.Meta.Args, want, len(exec.Mounts))
 	}
 }
 

@@ -35,6 +35,12 @@ const (
 	// InitrdTrust is what /init reads of it, in the initrd.
 	InitrdTrust = "kairos/trust.json"
 
+	// ImageSecureBootDir holds ImageSecureBootCert, the certificate (PEM or DER) of the key that signs the image's
+	// boot files for Secure Boot, and PK.auth, KEK.auth and db.auth, which give a firmware in setup mode its keys.
+	// Without a certificate there, nothing is signed.
+	ImageSecureBootDir  = "usr/lib/kairos/secureboot"
+	ImageSecureBootCert = ImageSecureBootDir + "/db.crt"
+
 	// ImageShutdownHook is run by systemd at the very end, see systemd-shutdown(8).
 	ImageShutdownHook = "usr/lib/systemd/system-shutdown/kairos"
 
@@ -63,7 +69,20 @@ const (
 	ImageLabelEpoch = "io.kairos.epoch"
 	// ImageLabelTrust is TrustWarn or TrustRequired, and goes before the mode of ImageTrustPolicy.
 	ImageLabelTrust = "io.kairos.trust"
+	// ImageLabelEnroll is when the boot loader on a live medium gives a firmware in setup mode the keys in
+	// ImageSecureBootDir: EnrollIfSafe, EnrollManual or EnrollForce.
+	ImageLabelEnroll = "io.kairos.secure-boot-enroll"
 )
+
+// When systemd-boot enrolls keys, in its own words (loader.conf, secure-boot-enroll).
+const (
+	EnrollIfSafe = "if-safe" // by itself in a virtual machine, else when a person chooses it in the menu
+	EnrollManual = "manual"  // when a person chooses it in the menu
+	EnrollForce  = "force"   // by itself, on each machine
+)
+
+// SecureBootSecret is the build's secret with the private key of ImageSecureBootCert.
+const SecureBootSecret = "secureboot-key"
 
 // What an image with keys in ImageTrustDir asks of a release that they have not signed.
 const (

@@ -9,3 +9,7 @@ const (
 	LoaderConfig     = "loader/loader.conf"
 	LoaderConfigText = "timeout 1\nconsole-mode keep\neditor no\nreboot-on-error auto\n"
 )
+
+// LoaderKeysDir holds, on a live medium, the keys that systemd-boot gives a firmware in setup mode: a file
+// NAME.auth for each variable. See systemd-boot(7).
+const LoaderKeysDir = "loader/keys/auto"

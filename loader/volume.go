@@ -200,6 +200,17 @@ func (v *Volume) Section(name, section string) (data []byte, off int64, err erro
 	return data, off, err
 }
 
+// HasSection says whether an EFI program has a section; it may be signed.
+func (v *Volume) HasSection(name, section string) bool {
+	f, err := os.Open(v.path(name))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	_, err = uki.ReadSection(f, section, 1<<20)
+	return err == nil
+}
+
 // Rename gives a file another name in its directory.
 func (v *Volume) Rename(from, to string) error {
 	err := v.FS.Do(durable.Step{Kind: durable.Rename, Path: v.path(from), To: v.path(to)}, func() error {

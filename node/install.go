@@ -279,6 +279,9 @@ func (m *Machine) system(
 	if err := m.trusted(release, facts.anchor, facts.uki, o.Progress); err != nil {
 		return s, nil, err
 	}
+	if err := m.startable(release, boot.UKI, facts); err != nil {
+		return s, nil, err
+	}
 	s = disk.System{
 		Release: release, Store: files, UKI: boot.UKI, Kernel: boot.Kernel, Initrd: boot.Initrd, Cmdline: boot.Cmdline,
 		Name: boot.Name,
@@ -408,11 +411,14 @@ func (m *Machine) adopt(ctx context.Context, medium *store.Store, release layout
 		return refuse("no-format is set, and the disk has a system that boots, the release %s. Nothing was changed: "+
 			"set install.force to install over it, or upgrade it where it runs", active.ID)
 	}
-	_, facts, err := m.bootFiles(medium, withCmdline(release, o.Config.Install()), nil)
+	bootFiles, facts, err := m.bootFiles(medium, withCmdline(release, o.Config.Install()), nil)
 	if err != nil {
 		return err
 	}
 	if err := m.trusted(release, facts.anchor, facts.uki, o.Progress); err != nil {
+		return err
+	}
+	if err := m.startable(release, bootFiles.UKI, facts); err != nil {
 		return err
 	}
 	for _, s := range []*store.Store{m.State, m.Recovery} {

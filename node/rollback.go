@@ -52,6 +52,9 @@ func (m *Machine) Rollback(ctx context.Context, id string, progress Progress) (r
 	if err := m.trusted(release, facts.anchor, facts.uki, progress); err != nil {
 		return r, err
 	}
+	if err := m.startable(release, files.UKI, facts); err != nil {
+		return r, err
+	}
 	staged := &stagedRelease{release: release, files: files}
 	if err := m.activate(ctx, staged, progress); err != nil {
 		return r, m.explain(err)

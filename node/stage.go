@@ -36,6 +36,9 @@ type bootFacts struct {
 	uki     layout.Digest // Authenticode digest of the UKI
 	v1      bool          // /init reads release.json in the first format only
 	anchor  *trust.Anchor // what /init trusts; nil: whatever is there
+	// secureBoot has the certificate of the key that has signed loader and UKI; nil: nobody has to.
+	secureBoot *boot.SecureBoot
+	loader     []byte // systemd-boot
 }
 
 // stage brings an image into a store: missing layers, then release.json. Nothing that
@@ -125,6 +128,9 @@ func (m *Machine) stage(
 		return nil, err
 	}
 	if err := m.trusted(release, facts.anchor, here.UKI, progress); err != nil {
+		return nil, err
+	}
+	if err := m.startable(release, files.UKI, facts); err != nil {
 		return nil, err
 	}
 	progress.step(api.StepRelease, release.ID())
@@ -248,11 +254,18 @@ func readBootFiles(s *store.Store, r layout.Release, progress Progress) (loader.
 	if err := readable(s, r.Layers, "the image's kernel "+kernel.Version, kernel.Compression()); err != nil {
 		return files, facts, err
 	}
+	if facts.secureBoot, err = boot.ReadSecureBoot(tree, o); err != nil {
+		return files, facts, refuse("the image cannot boot: %v", err)
+	}
+	facts.loader, err = readImageFile(tree, layout.ImageSystemdBoot, maxText)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return files, facts, fmt.Errorf("the image's boot loader: %w", err)
+	}
 	if facts.v1 = boot.ReadsRelease(tree) < layout.ReleaseSchema; fits {
 		files, err = imageBootFiles(tree)
 	} else {
 		progress.note("regenerating the boot files: " + why)
-		files, err = makeBootFiles(tree, o)
+		files, err = makeBootFiles(tree, o, why)
 	}
 	if err != nil {
 		return files, facts, err
@@ -269,8 +282,11 @@ func readBootFiles(s *store.Store, r layout.Release, progress Progress) (loader.
 	return files, facts, nil
 }
 
-func makeBootFiles(tree fs.FS, o boot.Options) (loader.BootFiles, error) {
+func makeBootFiles(tree fs.FS, o boot.Options, why string) (loader.BootFiles, error) {
 	made, err := boot.Make(tree, o)
+	if errors.Is(err, boot.ErrNoKey) {
+		err = fmt.Errorf("%s: %w", why, err)
+	}
 	if err != nil {
 		return loader.BootFiles{}, refuse("the image cannot boot: %v", err)
 	}

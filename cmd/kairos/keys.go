@@ -16,7 +16,7 @@ import (
 func newKeysCommand(s streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "keys",
-		Short: "Make and show keys that sign releases",
+		Short: "Make and show keys that sign releases, and make those of Secure Boot",
 		Args:  noArgs,
 		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
@@ -26,11 +26,33 @@ func newKeysCommand(s streams) *cobra.Command {
 
 func newKeysNewCommand(s streams) *cobra.Command {
 	algorithm := trust.Ed25519
+	var secureBoot bool
+	var o secureBootKeys
 	c := &cobra.Command{
 		Use:   "new [flags] FILE",
 		Short: "Make a key: FILE is the private one, FILE.pub the public one",
-		Args:  oneArg("the private key's file, such as release.key"),
-		RunE: func(_ *cobra.Command, args []string) error {
+		Long: `Makes a key that signs releases: FILE is the private one, FILE.pub the public one.
+
+With --secure-boot, FILE is a new folder that gets the keys of a firmware's owner, RSA with
+2048 bits: PK, KEK and db, each with its private key (.key), its certificate (.crt), and the
+file that enrolls it in a firmware that is in setup mode (.auth). db signs boot files:
+
+  COPY keys/db.crt keys/*.auth /usr/lib/kairos/secureboot/     in the Dockerfile
+  kairos build --secret id=secureboot-key,src=keys/db.key …    in the build
+
+Keep the private keys to yourself: who has db.key makes systems that your machines start,
+and who has PK.key or KEK.key decides whose key that is.`,
+		Args: oneArg("the private key's file, such as release.key, or with --secure-boot a new folder"),
+		RunE: func(c *cobra.Command, args []string) error {
+			if secureBoot {
+				if c.Flags().Changed("type") {
+					return usagef("--type: the keys of Secure Boot are RSA: leave it out")
+				}
+				return o.make(args[0], s)
+			}
+			if c.Flags().Changed("name") || len(o.kek) > 0 || len(o.db) > 0 {
+				return usagef("--name, --kek-certificate and --db-certificate are for --secure-boot")
+			}
 			if algorithm != trust.Ed25519 && algorithm != trust.ECDSA {
 				return usagef("--type %s: want %s or %s", algorithm, trust.Ed25519, trust.ECDSA)
 			}
@@ -53,7 +75,14 @@ func newKeysNewCommand(s streams) *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVar(&algorithm, "type", algorithm, "what the key is: ed25519 or ecdsa-p256")
+	f := c.Flags()
+	f.StringVar(&algorithm, "type", algorithm, "what the key is: ed25519 or ecdsa-p256")
+	f.BoolVar(&secureBoot, "secure-boot", false, "make a firmware's keys, PK, KEK and db, in the folder FILE")
+	f.StringVar(&o.name, "name", "Kairos", "with --secure-boot: whose keys they are, in their certificates")
+	f.StringArrayVar(&o.kek, "kek-certificate", nil,
+		"with --secure-boot: a certificate that KEK has, too, such as Microsoft's (repeatable)")
+	f.StringArrayVar(&o.db, "db-certificate", nil,
+		"with --secure-boot: a certificate that db has, too, such as the one for option ROMs (repeatable)")
 	return c
 }
 

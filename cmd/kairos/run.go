@@ -30,6 +30,9 @@ type runOptions struct {
 	ports       []string
 	snapshot    bool
 	qemuArgs    []string
+	secureBoot  bool
+	keys, state string
+	tpm         bool
 }
 
 // newRunCommand is `kairos run`.
@@ -48,12 +51,18 @@ never written to.
 The machine reaches the network through the host; the host's loopback address is 10.0.2.2
 in the machine. --publish opens the machine's ports on the host's loopback address.
 
+--secure-boot starts it with firmware that can enforce Secure Boot: in setup mode, where the
+medium enrolls keys, or with the keys of --keys, a folder as kairos keys new --secure-boot
+makes it. --tpm adds a TPM 2.0 in software. Firmware and TPM forget everything when the machine
+ends, unless --state names a folder to keep it in.
+
 Without a working KVM the machine runs in software emulation: allow a minute or two
 until the login prompt.`,
 		Example: `  kairos run os.iso
   kairos run --bios --memory 2g os.iso
   kairos run --publish 2222:22 os.iso        # then: ssh -p 2222 user@localhost
-  kairos run --drive target.qcow2 os.iso     # with a disk to install to`,
+  kairos run --drive target.qcow2 os.iso     # with a disk to install to
+  kairos run --secure-boot --keys keys os.iso`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			files := len(args)
 			if i := cmd.ArgsLenAtDash(); i >= 0 {
@@ -91,7 +100,12 @@ until the login prompt.`,
 	f.BoolVar(&o.snapshot, "snapshot", false, "throw away what the machine writes to its disks")
 	f.StringVar(&o.arch, "arch", "", "architecture of the machine: amd64 or arm64 (default the host's)")
 	f.StringVar(&o.accel, "accel", "", "kvm or tcg, software emulation (default kvm where it works)")
+	f.BoolVar(&o.secureBoot, "secure-boot", false, "boot with firmware that can enforce Secure Boot (amd64)")
+	f.StringVar(&o.keys, "keys", "", "with --secure-boot: the folder with PK.auth, KEK.auth and db.auth to enforce")
+	f.BoolVar(&o.tpm, "tpm", false, "add a TPM 2.0 in software, by swtpm (amd64)")
+	f.StringVar(&o.state, "state", "", "folder that keeps the UEFI variables and the TPM's state between runs")
 	cmd.MarkFlagsMutuallyExclusive("uefi", "bios")
+	cmd.MarkFlagsMutuallyExclusive("secure-boot", "bios")
 	cmd.MarkFlagsMutuallyExclusive("cdrom", "disk")
 	return cmd
 }
@@ -106,8 +120,29 @@ func (o runOptions) run(ctx context.Context, file string, s streams) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	m.Vars = filepath.Join(dir, "vars.fd")
-
+	state := dir
+	if o.state != "" {
+		if err := os.MkdirAll(o.state, 0o700); err != nil {
+			return err
+		}
+		state = o.state
+	}
+	m.Vars = filepath.Join(state, "vars.fd")
+	if _, err := os.Stat(m.Vars); err == nil && len(m.Variables) > 0 {
+		return usagef("--keys: %s has the variables of a machine already: leave --keys out, or use another --state",
+			m.Vars)
+	}
+	runtime.LockOSThread() // QEMU and swtpm end with the thread that starts them
+	defer runtime.UnlockOSThread()
+	if o.tpm {
+		tpm, wait, err := qemu.StartTPM(ctx, state)
+		if err != nil {
+			return err
+		}
+		defer wait()
+		defer tpm.Close()
+		m.TPM = tpm
+	}
 	cmd, err := m.Command(ctx)
 	if err != nil {
 		return err
@@ -116,8 +151,6 @@ func (o runOptions) run(ctx context.Context, file string, s streams) error {
 	// Not SIGKILL: QEMU gives the terminal back as it found it.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
-	runtime.LockOSThread() // QEMU ends with the thread that starts it
-	defer runtime.UnlockOSThread()
 	if err := cmd.Run(); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("virtual machine: QEMU failed: %w (its message is above)", err)
 	}
@@ -148,6 +181,15 @@ func (o runOptions) machine(file string) (qemu.Machine, error) {
 	}
 	m.Memory = int(memory >> 20)
 
+	m.SecureBoot = o.secureBoot
+	if o.keys != "" {
+		if !o.secureBoot {
+			return m, usagef("--keys is for --secure-boot")
+		}
+		if m.Variables, err = enrolled(o.keys); err != nil {
+			return m, err
+		}
+	}
 	for i, path := range append([]string{file}, o.drives...) {
 		format, err := imageFormat(path)
 		if err != nil {

@@ -3,12 +3,14 @@
 //
 //	boot/vmlinuz                      link to the kernel that the distribution installed
 //	boot/initrd boot/kairos.efi       made by package boot
-//	usr/lib/kairos/boot/…             what it takes to regenerate them for another kernel
+//	usr/lib/kairos/boot/…             what it takes to regenerate them for another kernel, and systemd-boot
 //	usr/bin/kairos-apply              the node agent, and a link to it named kairos-agent
 //	usr/lib/systemd/system/kairos-*   its units, and the links that enable them
 //	oem/ usr/local/ home/ …           folders that the node mounts on, where the image lacks them
 //
-// and the layer on top of it, which names the version:
+// Where the image has a certificate for Secure Boot, UKI and systemd-boot are signed by its key.
+//
+// And the layer on top of it, which names the version:
 //
 //	etc/kairos-release                the KAIROS_* keys of the Kairos project
 //
@@ -39,6 +41,8 @@ var Time = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
 type Options struct {
 	Arch   string            // the image's architecture in OCI's words
 	Labels map[string]string // the image's labels
+	// Key is the private key that signs the boot files, where the image has its certificate; nil for none.
+	Key []byte
 	// Assets replaces the assets that the program carries. For tests.
 	Assets fs.FS
 }
@@ -82,7 +86,12 @@ func Make(root fs.FS, o Options) (*Layer, error) {
 	}
 	files = append(files, units...)
 
-	made, err := boot.Make(with(root, files), boot.OptionsFrom(o.Labels))
+	options := boot.OptionsFrom(o.Labels)
+	options.Key = o.Key
+	if err := signLoader(root, files, options); err != nil {
+		return nil, err
+	}
+	made, err := boot.Make(with(root, files), options)
 	if err != nil {
 		return nil, err
 	}
@@ -118,6 +127,20 @@ func Make(root fs.FS, o Options) (*Layer, error) {
 	}
 	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
 	return &Layer{Kernel: made.Manifest.Kernel.Version, Starter: starter(root), Files: files}, nil
+}
+
+// signLoader signs systemd-boot among the files, where the image has a certificate for Secure Boot.
+func signLoader(root fs.FS, files []File, o boot.Options) error {
+	s, err := boot.ReadSecureBoot(root, o)
+	if err != nil || s == nil {
+		return err
+	}
+	for i, f := range files {
+		if f.Path == layout.ImageSystemdBoot {
+			files[i].Data, err = s.Sign(root, f.Path, f.Data, o.Key)
+		}
+	}
+	return err
 }
 
 // assetFiles maps the assets to their places in the image.

@@ -57,7 +57,20 @@ var firmwares = map[string][]firmware{
 	},
 }
 
+// With Secure Boot, and variables without keys: in setup mode.
+var secureFirmwares = []firmware{
+	{"/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},         // Debian, Ubuntu
+	{"/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},     // Fedora
+	{"/usr/share/edk2/x64/OVMF_CODE.secboot.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"}, // Arch
+	{"/usr/share/qemu/edk2-x86_64-secure-code.fd", "/usr/share/qemu/edk2-i386-vars.fd"},    // QEMU's own
+	{"/run/current-system/sw/share/qemu/edk2-x86_64-secure-code.fd",
+		"/run/current-system/sw/share/qemu/edk2-i386-vars.fd"}, // NixOS
+}
+
 func (m Machine) firmwareArgs() ([]string, error) {
+	if m.SecureBoot && (m.Arch != "amd64" || m.Firmware != UEFI) {
+		return nil, errors.New("virtual machine: Secure Boot is for UEFI on amd64")
+	}
 	switch m.Firmware {
 	case BIOS:
 		if m.Arch != "amd64" {
@@ -71,7 +84,11 @@ func (m Machine) firmwareArgs() ([]string, error) {
 	if m.Vars == "" {
 		return nil, errors.New("virtual machine: no file for the UEFI variables")
 	}
-	fw, err := findFirmware(m.Arch)
+	list := firmwares[m.Arch]
+	if m.SecureBoot {
+		list = secureFirmwares
+	}
+	fw, err := findFirmware(list, m.Arch)
 	if err != nil {
 		return nil, err
 	}
@@ -80,19 +97,27 @@ func (m Machine) firmwareArgs() ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("UEFI variables: %w", err)
 		}
+		if template, err = addVariables(template, m.Variables); err != nil {
+			return nil, fmt.Errorf("UEFI variables: %s: %w", fw.vars, err)
+		}
 		if err := os.WriteFile(m.Vars, template, 0o600); err != nil {
 			return nil, fmt.Errorf("UEFI variables: %w", err)
 		}
 	}
-	return []string{
-		"-drive", "if=pflash,format=raw,unit=0,readonly=on,file=" + escape(fw.code),
-		"-drive", "if=pflash,format=raw,unit=1,file=" + escape(m.Vars),
-	}, nil
+	var args []string
+	if m.SecureBoot {
+		// Only the firmware, in system management mode, writes to its variables.
+		args = []string{"-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1"}
+	}
+	return append(args,
+		"-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+escape(fw.code),
+		"-drive", "if=pflash,format=raw,unit=1,file="+escape(m.Vars),
+	), nil
 }
 
-func findFirmware(arch string) (firmware, error) {
+func findFirmware(list []firmware, arch string) (firmware, error) {
 	var tried []string
-	for _, fw := range firmwares[arch] {
+	for _, fw := range list {
 		if readable(fw.code) && readable(fw.vars) {
 			return fw, nil
 		}

@@ -22,7 +22,7 @@ import (
 type Firmware string
 
 const (
-	UEFI Firmware = "uefi" // OVMF, without Secure Boot
+	UEFI Firmware = "uefi" // OVMF
 	BIOS Firmware = "bios" // SeaBIOS; amd64 only
 )
 
@@ -43,6 +43,12 @@ type Machine struct {
 	// Vars is the file with the UEFI variables. It is made from the firmware's template
 	// where it does not exist, and must be set for UEFI.
 	Vars string
+	// Variables are in that file when it is made, such as a firmware's keys.
+	Variables []Variable
+	// SecureBoot: the firmware can enforce signatures, and does so when it has keys. amd64 only.
+	SecureBoot bool
+	// TPM is what [StartTPM] returns; nil for none. amd64 only.
+	TPM *os.File
 	// Serial2 is the path of a Unix socket that something listens on: the second serial port
 	// connects to it, ttyS1. amd64 only.
 	Serial2 string
@@ -87,6 +93,9 @@ func (m Machine) Command(ctx context.Context) (*exec.Cmd, error) {
 	}
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if m.TPM != nil {
+		cmd.ExtraFiles = []*os.File{m.TPM}
+	}
 	return cmd, nil
 }
 
@@ -118,7 +127,11 @@ func (m Machine) args() ([]string, error) {
 	}
 	switch m.Arch {
 	case "amd64":
-		args = append(args, "-machine", "q35")
+		if m.SecureBoot {
+			args = append(args, "-machine", "q35,smm=on")
+		} else {
+			args = append(args, "-machine", "q35")
+		}
 	case "arm64":
 		args = append(args, "-machine", "virt")
 	default:
@@ -142,6 +155,14 @@ func (m Machine) args() ([]string, error) {
 		args = append(args, "-qmp", "unix:"+escape(m.QMP)+",server=on,wait=off")
 	}
 
+	if m.TPM != nil {
+		if m.Arch != "amd64" {
+			return nil, errors.New("virtual machine: a TPM is for amd64")
+		}
+		// The first file that the process gets besides its standard ones.
+		args = append(args, "-chardev", "socket,id=tpm,fd=3", "-tpmdev", "emulator,id=tpm0,chardev=tpm",
+			"-device", "tpm-tis,tpmdev=tpm0")
+	}
 	firmware, err := m.firmwareArgs()
 	if err != nil {
 		return nil, err

@@ -38,12 +38,23 @@ func TestCommand(t *testing.T) {
 		{Drives: []Drive{{Path: image, Snapshot: true, Cache: "unsafe", Serial: "disk,1"}},
 			Forwards: []Forward{{Host: 0, Guest: 22}}},
 		{Drives: []Drive{{Path: image, WriteLog: log, Serial: "logged"}}},
+		{SecureBoot: true, Variables: []Variable{{Name: "PK", Data: []byte("key")}}, Drives: []Drive{disk("")}},
+		{SecureBoot: true, TPM: new(os.File), Drives: []Drive{disk("")}},
 		{Arch: "arm64", Drives: []Drive{cd(""), disk(""), disk(USB), disk(NVMe)}},
 	} {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			m.Accel, m.Memory = TCG, 128
 			m.Vars, m.QMP = filepath.Join(dir, fmt.Sprint("vars", i)), filepath.Join(dir, fmt.Sprint("qmp", i))
 			m.Args = []string{"-S"}
+			if m.TPM != nil {
+				tpm, wait, err := StartTPM(t.Context(), dir)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer wait()
+				defer tpm.Close()
+				m.TPM = tpm
+			}
 			cmd, err := m.Command(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -117,12 +128,51 @@ func TestCommandRejects(t *testing.T) {
 		{Machine{Arch: "amd64"}, "UEFI variables"},
 		{Machine{Arch: "amd64", Firmware: BIOS, Drives: []Drive{{Path: "x", CDROM: true, Bus: NVMe}}},
 			"no nvme drive"},
+		{Machine{Arch: "arm64", SecureBoot: true}, "Secure Boot is for UEFI on amd64"},
+		{Machine{Arch: "amd64", SecureBoot: true, Firmware: BIOS}, "Secure Boot is for UEFI on amd64"},
+		{Machine{Arch: "arm64", TPM: os.Stdin}, "a TPM is for amd64"},
 		{Machine{Arch: "arm64", Vars: filepath.Join(t.TempDir(), "v"), Drives: []Drive{{Path: "x", Bus: AHCI}}},
 			"no ahci drive"},
 	} {
 		_, err := tc.m.withDefaults().args()
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%+v: got %v, want %q", tc.m, err, tc.want)
+		}
+	}
+}
+
+// Variables come behind those that a file has, and as many as it has room for.
+func TestAddVariables(t *testing.T) {
+	for _, name := range []string{"/usr/share/OVMF/OVMF_VARS_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"} {
+		template, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatalf("%v (package ovmf)", err)
+		}
+		one := Variable{Name: "one", Vendor: [16]byte{1}, Attributes: 7, Time: [16]byte{2}, Data: []byte("three")}
+		file, err := addVariables(template, []Variable{one, one})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := bytes.Count(file, one.marshal()); n != 2 || len(file) != len(template) {
+			t.Errorf("%s: %d variables in %d bytes", name, n, len(file))
+		}
+		again, err := addVariables(file, []Variable{one})
+		if err != nil || bytes.Count(again, one.marshal()) != 3 {
+			t.Errorf("%s: those that are there are lost, %v", name, err)
+		}
+		for what, c := range map[string]struct {
+			file []byte
+			v    Variable
+			want string
+		}{
+			"large": {template, Variable{Name: "large", Data: make([]byte, 1<<20)}, "no room"},
+			"cut":   {template[:4096], one, "cut"},
+			"empty": {nil, one, "no firmware volume"},
+			"text":  {bytes.Repeat([]byte("text"), 1000), one, "no firmware volume"},
+		} {
+			if _, err := addVariables(c.file, []Variable{c.v}); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s, %s: %v", name, what, err)
+			}
 		}
 	}
 }

@@ -100,7 +100,7 @@ func (l Loader) Next(v *loader.Volume, s loader.State, c loader.Choice) error {
 		return err
 	}
 	if c.Reset {
-		if _, _, err := v.Section(layout.UKIDir+"/"+c.Entry.String(), uki.Profile); err != nil {
+		if !v.HasSection(layout.UKIDir+"/"+c.Entry.String(), uki.Profile) {
 			return errors.New(
 				"the recovery system has no entry for a reset: choose recovery, and run `kairos-apply reset` there")
 		}

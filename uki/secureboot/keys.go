@@ -137,17 +137,35 @@ func (s *Signer) variable(name, vendor string, content []byte, now time.Time) ([
 // variableHeader is what is before the signature: a time, and a WIN_CERTIFICATE with the GUID of its kind.
 const variableHeader = 16 + 8 + 16
 
-// ParseEnrolment returns the content that a file of [Keys.Enrolment] gives a variable. Whether its signature is the
-// one that a firmware wants, only that firmware says.
-func ParseEnrolment(b []byte) (d Database, err error) {
+// Variable is what a file of [Keys.Enrolment] gives a variable.
+type Variable struct {
+	Vendor     GUID
+	Attributes uint32
+	Time       [16]byte // EFI_TIME of its signature
+	Content    []byte   // see [ParseDatabase]
+}
+
+// ParseEnrolment reads a file of [Keys.Enrolment], by the variable's name. Whether its signature is the one that a
+// firmware wants, only that firmware says.
+func ParseEnrolment(name string, b []byte) (v Variable, err error) {
+	vendor := vendorGlobal
+	if name == "db" || name == "dbx" {
+		vendor = vendorSecurity
+	}
+	if v.Vendor, err = parseGUID(vendor); err != nil {
+		return v, err
+	}
+	v.Attributes = variableAttributes
 	if len(b) < variableHeader || le.Uint16(b[22:]) != 0x0ef1 || GUID(b[24:40]) != pkcs7GUID {
-		return d, errors.New("it is not a signed variable, as `kairos keys new --secure-boot` makes them")
+		return v, errors.New("it is not a signed variable, as `kairos keys new --secure-boot` makes them")
 	}
 	n := uint64(le.Uint32(b[16:])) + 16
 	if n < variableHeader || n > uint64(len(b)) {
-		return d, errors.New("signed variable: it is cut")
+		return v, errors.New("signed variable: it is cut")
 	}
-	return ParseDatabase(b[n:])
+	v.Time, v.Content = [16]byte(b), b[n:]
+	_, err = ParseDatabase(v.Content)
+	return v, err
 }
 
 func parseGUID(s string) (g GUID, err error) {

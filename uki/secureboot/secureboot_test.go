@@ -308,11 +308,15 @@ func TestEnrolment(t *testing.T) {
 		if !bytes.Equal(files[v.name], want) {
 			t.Errorf("%s: efitools make another file:\n%s", v.name, cmp.Diff(want, files[v.name]))
 		}
-		d, err := ParseEnrolment(files[v.name])
+		parsed, err := ParseEnrolment(v.name, files[v.name])
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := ParseDatabase(parsed.Content)
 		if err != nil || len(d.Certificates) != 1 || !d.Certificates[0].Equal(v.of.Certificate) {
 			t.Errorf("%s: %+v, %v", v.name, d, err)
 		}
-		if _, err := ParseEnrolment(files[v.name][:100]); err == nil {
+		if _, err := ParseEnrolment(v.name, files[v.name][:100]); err == nil {
 			t.Errorf("%s: a part of it is taken", v.name)
 		}
 	}

@@ -1,0 +1,38 @@
+package node
+
+import (
+	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/uki/secureboot"
+)
+
+// startable refuses a release whose boot files this machine's firmware would not start, or that are not signed by
+// the key which the release's image names.
+func (m *Machine) startable(r layout.Release, program []byte, facts bootFacts) error {
+	files := []struct {
+		name string
+		data []byte
+	}{{layout.ImageUKI, program}, {layout.ImageSystemdBoot, facts.loader}}
+	if facts.secureBoot != nil {
+		for _, f := range files {
+			if err := facts.secureBoot.Check(f.data); err != nil {
+				return refuse("release %s (%s): its /%s is not the one that its key for Secure Boot has signed: %v: "+
+					"build the image again, with the key", r.ID(), r.Version, f.name, err)
+			}
+		}
+	}
+	if m.Boot.Firmware != layout.FirmwareUEFI {
+		return nil
+	}
+	firmware, err := secureboot.ReadFirmware(m.variables().Read)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := firmware.Starts(f.data); err != nil {
+			return refuse("release %s (%s): this machine's firmware enforces Secure Boot and would not start "+
+				"its /%s: %v: build the image with a key of the firmware's db (docs/security.md)",
+				r.ID(), r.Version, f.name, err)
+		}
+	}
+	return nil
+}
