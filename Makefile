@@ -117,6 +117,10 @@ lint: assets ## gofmt, go.mod, vet, staticcheck, generated files
 	$(GO) run $(STATICCHECK) -tags vm ./...
 	scripts/generate --check
 
+.PHONY: same-bytes
+same-bytes: ## whether BASE=COMMIT and the checkout make the same boot layer, ISO and raw disk of examples/debian
+	scripts/same-bytes '$(BASE)'
+
 .PHONY: clean
 clean: ## remove build/ and the embedded assets
 	rm -rf $(BUILD) assets/files/*/
