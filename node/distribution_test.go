@@ -21,9 +21,9 @@ import (
 	"github.com/kairos-buildkit/kairos/release"
 )
 
-// distribution runs the registry that the variable REGISTRY names, and returns its address and what it has logged of
-// GET requests so far: their number, and the bytes of the answers.
-func distribution(t *testing.T) (addr string, logged func() (requests int, bytes int64)) {
+// distribution runs the registry that the variable REGISTRY names, with more lines of configuration, and returns its
+// address and what it has logged of GET requests so far: their number, and the bytes of the answers.
+func distribution(t *testing.T, more string) (addr string, logged func() (requests int, bytes int64)) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -32,7 +32,7 @@ func distribution(t *testing.T) (addr string, logged func() (requests int, bytes
 	addr = l.Addr().String()
 	l.Close()
 	dir := t.TempDir()
-	config := "version: 0.1\nstorage: {filesystem: {rootdirectory: " + dir + "}}\nhttp: {addr: " + addr + "}\n"
+	config := "version: 0.1\nstorage: {filesystem: {rootdirectory: " + dir + "}}\nhttp: {addr: " + addr + "}\n" + more
 	if err := os.WriteFile(filepath.Join(dir, "config.yml"), []byte(config), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func system() (files map[string]string, text func(int) string) {
 // 100 KB, a file in a layer of 166 MB less than 2 MB, and 112 files with 21 MB at most 15 % of the layer's gzip. No
 // change costs the manifests.
 func TestDistribution(t *testing.T) {
-	addr, logged := distribution(t)
+	addr, logged := distribution(t, "")
 	files, text := system()
 	layer := func(change map[string]string) []byte {
 		all := map[string]string{}
@@ -152,19 +152,8 @@ func TestDistribution(t *testing.T) {
 			next := img(c.layer, "v2")
 			first := install(t, t.TempDir(), "uefi", t.TempDir(), a)
 			_, made, art := beside(t, first, next)
-			found, err := source.Find(t.Context(), made, source.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
 			src := source.Ref{Kind: source.Registry, Name: addr + "/os:" + c.name}
-			mirror, err := source.Create(t.Context(), src, source.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, err = release.Copy(t.Context(), found, found.Roots[0], mirror, release.CopyOptions{})
-			if err := mirror.Finish(err); err != nil {
-				t.Fatal(err)
-			}
+			copyTo(t, made, src)
 			opened, err := source.Open(t.Context(), src, source.Options{})
 			if err != nil {
 				t.Fatal(err)
@@ -193,5 +182,55 @@ func TestDistribution(t *testing.T) {
 				t.Errorf("no change cost %d bytes", end-after)
 			}
 		})
+	}
+}
+
+// copyTo copies an image with its release.
+func copyTo(t *testing.T, from, to source.Ref) {
+	t.Helper()
+	found, err := source.Find(t.Context(), from, source.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := source.Create(t.Context(), to, source.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = release.Copy(t.Context(), found, found.Roots[0], target, release.CopyOptions{})
+	if err := target.Finish(err); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Through a mirror of the same project: the first node is given whole blobs, with which they are there, and the next
+// one fetches blocks, of which the registry behind the mirror gives none.
+func TestDistributionPullThrough(t *testing.T) {
+	addr, logged := distribution(t, "")
+	mirror, mirrored := distribution(t, "proxy: {remoteurl: \"http://"+addr+"\"}\n")
+	a, b := largeChange(t)
+	first := install(t, t.TempDir(), "uefi", t.TempDir(), a)
+	_, made, art := beside(t, first, b)
+	copyTo(t, made, source.Ref{Kind: source.Registry, Name: addr + "/os:v2"})
+	src := source.Ref{Kind: source.Registry, Name: mirror + "/os:v2"}
+	for i := range 2 {
+		_, before := logged()
+		_, beforeMirror := mirrored()
+		m := install(t, t.TempDir(), "uefi", t.TempDir(), a)
+		r, err := m.Upgrade(t.Context(), UpgradeOptions{Source: src})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sameStore(t, first.State, m.State, art.Release)
+		_, after := logged()
+		_, afterMirror := mirrored()
+		got, gotMirror := after-before, afterMirror-beforeMirror
+		t.Logf("node %d: %+v, %d bytes of the mirror, %d of the registry", i+1, r.Transfer, gotMirror, got)
+		whole := art.Blobs[0].Size
+		if i == 0 && (r.Fetched < whole || r.Reused != 0) {
+			t.Errorf("the first node: %+v", r.Transfer)
+		}
+		if i == 1 && (r.Fetched > whole/2 || r.Reused == 0 || got > 64<<10) {
+			t.Errorf("the next node: %+v, %d bytes of the registry", r.Transfer, got)
+		}
 	}
 }

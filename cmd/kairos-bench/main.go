@@ -1,7 +1,8 @@
 // kairos-bench measures what Kairos writes against what other tools write, on one machine, in
-// one run, from the same input, and puts the tables into docs/performance.md:
+// one run, from the same input, and puts the tables into docs/performance.md; those of simulated
+// fleets go into docs/scale.md:
 //
-//	kairos-bench [-runs N] [-input NAMES] [-only convert|iso|read|boot] [-cpus N] [-o FILE]
+//	kairos-bench [-runs N] [-input NAMES] [-only convert|iso|read|boot|scale] [-cpus N] [-o FILE]
 //
 // It starts from build/bin, build/base and build/tools (`make build base tools`) and runs as root, because
 // unpacking a layer takes it. Every tool runs as a process of its own, ours too; a number is the
@@ -56,7 +57,7 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("kairos-bench", flag.ContinueOnError)
 	flags.IntVar(&b.runs, "runs", 5, "runs of each tool; their median counts")
 	inputs := flags.String("input", "debian,developer,small", "inputs: debian, developer, small, or tar files")
-	flags.StringVar(&b.only, "only", "", "only convert, iso, read or boot")
+	flags.StringVar(&b.only, "only", "", "only convert, iso, read, boot or scale")
 	flags.StringVar(&b.out, "o", "docs/performance.md", "file with the tables to replace")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
@@ -73,7 +74,7 @@ func run(ctx context.Context, args []string) error {
 	for _, part := range []struct {
 		name string
 		do   func(context.Context) error
-	}{{"convert", b.conversions}, {"iso", b.media}, {"read", b.reads}, {"boot", b.boots}} {
+	}{{"convert", b.conversions}, {"iso", b.media}, {"read", b.reads}, {"boot", b.boots}, {"scale", b.scale}} {
 		if b.only != "" && b.only != part.name {
 			continue
 		}

@@ -54,14 +54,23 @@ func (s *Stats) Add(o Stats) {
 	s.Requests += o.Requests
 }
 
+// Joining says how blocks that are missing become ranges that are asked for, in bytes; each is a multiple of 4096.
+type Joining struct {
+	Gap     int64 // up to which blocks that are here are fetched with those around them: less than a request costs
+	Longest int64 // range: what a broken connection costs, and what several workers share
+	Align   int64 // ranges begin and end at its multiples, the last one at the blob's end; 0: where the blocks do
+}
+
+// Range is a part of a blob, in bytes.
+type Range struct{ Off, N int64 }
+
+// Joined is how [Plan.Write] asks. docs/scale.md has the numbers that it was chosen by.
+func Joined() Joining { return Joining{Gap: 8 * block, Longest: 1024 * block} }
+
 const (
 	block = verity.BlockSize
-	// joined is how many blocks that are here are fetched with those around them: less than a request costs.
-	joined = 16
-	// longest is the longest range in blocks: what a broken connection costs, and what several workers share.
-	longest = 1024
-	// workers fetch at the same time.
-	workers  = 4
+	// Workers fetch at the same time.
+	Workers  = 4
 	attempts = 4
 	// maxSize bounds a layer in bytes: of one as large, the digests take 2 GiB of memory.
 	maxSize = 256 << 30
@@ -187,8 +196,8 @@ func (p *Plan) find() {
 // Cost returns what [Plan.Write] will say if nothing has to be asked for twice and nothing here has rotted.
 func (p *Plan) Cost() Stats {
 	s := Stats{Fetched: int64(len(p.tree.b)), Written: p.layer.Size, Requests: 1}
-	for _, r := range p.ranges() {
-		s.Fetched += int64(r.n) * block
+	for _, r := range p.Ranges(Joined()) {
+		s.Fetched += r.N
 		s.Ranges++
 		s.Requests++
 	}
@@ -204,22 +213,28 @@ func (p *Plan) Cost() Stats {
 // which is written.
 func (p *Plan) Local() Local { return Local{Layer: p.layer, ReaderAt: p.tree} }
 
-// run is n blocks from first on.
-type run struct{ first, n int32 }
-
-// ranges are the runs of blocks that are not here, joined over small gaps, and none too long.
-func (p *Plan) ranges() (all []run) {
-	for i := range int32(len(p.from)) {
-		if p.from[i].blob >= 0 {
+// Ranges are the runs of blocks that are not here, joined over small gaps, and none too long.
+func (p *Plan) Ranges(j Joining) (all []Range) {
+	end := int64(len(p.from)) * block
+	for i, at := range p.from {
+		if at.blob >= 0 {
 			continue
 		}
+		first, next := int64(i)*block, int64(i+1)*block
+		if j.Align > 0 {
+			first, next = first/j.Align*j.Align, min((first/j.Align+1)*j.Align, end)
+		}
 		if k := len(all) - 1; k >= 0 {
-			if n := i - all[k].first + 1; n-all[k].n <= joined+1 && n <= longest {
-				all[k].n = n
+			last := all[k].Off + all[k].N
+			if first < last {
+				continue // what it lies in is fetched already
+			}
+			if first-last <= j.Gap && next-all[k].Off <= j.Longest {
+				all[k].N = next - all[k].Off
 				continue
 			}
 		}
-		all = append(all, run{i, 1})
+		all = append(all, Range{first, next - first})
 	}
 	return all
 }
@@ -256,16 +271,16 @@ func (p *Plan) Write(ctx context.Context, remote Remote, w io.WriterAt, progress
 		p.stats.Reused += block
 	}
 	p.stats.Written = p.layer.Size
-	ranges := p.ranges()
+	ranges := p.Ranges(Joined())
 	p.stats.Ranges = int64(len(ranges))
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(workers)
+	g.SetLimit(Workers)
 	var mu sync.Mutex
 	for _, r := range ranges {
 		g.Go(func() error {
 			var data []byte
 			err := p.retry(ctx, func() (err error) {
-				data, err = p.read(ctx, remote, int64(r.first)*block, int64(r.n)*block)
+				data, err = p.read(ctx, remote, r.Off, r.N)
 				if err != nil {
 					return err
 				}
@@ -290,24 +305,25 @@ func (p *Plan) Write(ctx context.Context, remote Remote, w io.WriterAt, progress
 }
 
 // check compares fetched blocks with their digests.
-func (p *Plan) check(r run, data []byte) error {
-	for i := range r.n {
-		if !verity.Matches(data[int64(i)*block:int64(i+1)*block], p.leaf(r.first+i)) {
-			return &DamagedError{int64(r.first+i) * block}
+func (p *Plan) check(r Range, data []byte) error {
+	for off := int64(0); off < r.N; off += block {
+		if !verity.Matches(data[off:off+block], p.leaf(int32((r.Off+off)/block))) {
+			return &DamagedError{r.Off + off}
 		}
 	}
 	return nil
 }
 
 // put writes those of a range's blocks that were not here.
-func (p *Plan) put(w io.WriterAt, r run, data []byte) error {
-	for i := int32(0); i < r.n; {
+func (p *Plan) put(w io.WriterAt, r Range, data []byte) error {
+	first, n := r.Off/block, r.N/block
+	for i := int64(0); i < n; {
 		j := i
-		for j < r.n && (p.from[r.first+j].blob < 0) == (p.from[r.first+i].blob < 0) {
+		for j < n && (p.from[first+j].blob < 0) == (p.from[first+i].blob < 0) {
 			j++
 		}
-		if p.from[r.first+i].blob < 0 {
-			if _, err := w.WriteAt(data[int64(i)*block:int64(j)*block], int64(r.first+i)*block); err != nil {
+		if p.from[first+i].blob < 0 {
+			if _, err := w.WriteAt(data[i*block:j*block], (first+i)*block); err != nil {
 				return err
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -116,7 +117,7 @@ func TestBlocksThatAreHere(t *testing.T) {
 func TestRangesAreJoined(t *testing.T) {
 	old := noise(1, 400)
 	data := bytes.Clone(old)
-	for _, i := range []int{10, 20, 100, 300} { // 10 and 20 have 9 blocks between them
+	for _, i := range []int{10, 18, 100, 300} { // 10 and 18 have 7 blocks between them
 		copy(data[i*block:], noise(byte(i), 1))
 	}
 	want, l := blob(t, data)
@@ -124,6 +125,48 @@ func TestRangesAreJoined(t *testing.T) {
 	got, stats, err := get(t, l, from(want, nil), Local{layer, bytes.NewReader(have)})
 	if err != nil || !bytes.Equal(got, want) || stats.Ranges != 3 || stats.Requests != 4 {
 		t.Errorf("%v, %+v", err, stats)
+	}
+}
+
+// What is asked for has all that is missing once, joined as it is said.
+func TestJoining(t *testing.T) {
+	old := noise(1, 1000)
+	data := bytes.Clone(old)
+	for _, i := range []int{0, 3, 20, 255, 256, 300, 301, 999} {
+		copy(data[i*block:], noise(byte(i), 1))
+	}
+	whole, l := blob(t, data)
+	have, layer := blob(t, old)
+	p, err := Look(t.Context(), l, from(whole, nil), []Local{{layer, bytes.NewReader(have)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := Look(t.Context(), l, from(whole, nil), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const mib = 256
+	for name, c := range map[string]struct {
+		plan *Plan
+		how  Joining // in blocks
+		want [][2]int64
+	}{
+		"none": {p, Joining{0, mib, 0}, [][2]int64{
+			{0, 1}, {3, 1}, {20, 1}, {255, 2}, {300, 2}, {999, 1},
+		}},
+		"near":                  {p, Joining{2, mib, 0}, [][2]int64{{0, 4}, {20, 1}, {255, 2}, {300, 2}, {999, 1}}},
+		"none longer than this": {all, Joining{16, 400, 0}, [][2]int64{{0, 400}, {400, 400}, {800, 200}}},
+		"aligned":               {p, Joining{0, 4 * mib, mib}, [][2]int64{{0, 512}, {768, 232}}},
+		"each by itself":        {p, Joining{0, mib, mib}, [][2]int64{{0, mib}, {mib, mib}, {768, 232}}},
+		"aligned and joined":    {p, Joining{mib, 4 * mib, mib}, [][2]int64{{0, 1000}}},
+	} {
+		var got [][2]int64
+		for _, r := range c.plan.Ranges(Joining{c.how.Gap * block, c.how.Longest * block, c.how.Align * block}) {
+			got = append(got, [2]int64{r.Off / block, r.N / block})
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
 	}
 }
 
