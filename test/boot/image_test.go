@@ -50,6 +50,7 @@ type image struct {
 	files      *boot.Files
 	content    string // what the layers' files say, in their order
 	assets     fs.FS
+	loader     []byte       // systemd-boot, where it is another one
 	tree       fstest.MapFS // what the boot files are made from
 	damaged    []string     // partitions whose release cannot be read
 	portable   bool         // disks are raw images before their first boot
@@ -272,16 +273,22 @@ func (img *image) iso(t *testing.T, label string) string {
 	return img.write(t, "live.iso", m, 0)
 }
 
+func (img *image) systemdBoot(t *testing.T) []byte {
+	t.Helper()
+	if img.loader != nil {
+		return img.loader
+	}
+	return img.asset(t, "systemd-boot.efi")
+}
+
 // disk writes a disk with the image installed, as large as size or larger.
 func (img *image) disk(t *testing.T, size int64, blessed bool) string {
 	t.Helper()
 	d, err := disk.System{
 		Release: img.release, Store: img.stored(t, ""), UKI: img.files.UKI, Kernel: img.files.Kernel,
 		Initrd: img.files.Initrd, Cmdline: img.files.Cmdline,
-		SystemdBoot: img.asset(
-			t,
-			"systemd-boot.efi",
-		), BootImage: img.asset(t, "grub/boot.img"), CoreImage: img.asset(t, "grub/core.img"),
+		SystemdBoot: img.systemdBoot(t),
+		BootImage:   img.asset(t, "grub/boot.img"), CoreImage: img.asset(t, "grub/core.img"),
 		Blessed: blessed, SectorSize: img.sectorSize, Time: moment, Seed: []byte("test"),
 		Sizes: map[string]int64{"efi": 128 << 20}, Portable: img.portable,
 	}.Disk()
