@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -140,6 +141,21 @@ func TestHostileRegistryAnswers(t *testing.T) {
 		n := len(p) / 2 / 4096 * 4096
 		return append(bytes.Clone(p[n:]), p[:n]...)
 	}
+	// The right headers, and the bytes of the blob's beginning.
+	beginning, err := os.ReadFile(first.State.BlobPath(l.DiffID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	anothers := func(p []byte) []byte { return beginning[:len(p)] }
+	longer := func(_ int, w http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
+		if !strings.HasSuffix(r.URL.Path, blob) || !isData(r) {
+			return false
+		}
+		w.Header().Set("Content-Range", answer.Header().Get("Content-Range"))
+		w.WriteHeader(http.StatusPartialContent)
+		_, _ = w.Write(append(answer.Body.Bytes(), zeros(answer.Body.Bytes())...))
+		return true
+	}
 	var cases []*attempt
 	for name, c := range map[string]struct {
 		change  answering
@@ -151,6 +167,12 @@ func TestHostileRegistryAnswers(t *testing.T) {
 		"wrong bytes in a range":          {change: of(blob, isData, flipped)},
 		"truncated range":                 {change: of(blob, isData, half)},
 		"swapped blocks in a range":       {change: of(blob, isData, swapped)},
+		"another range's bytes":           {change: of(blob, isData, anothers)},
+		"a longer range":                  {change: longer},
+		"the beginning for the tree":      {change: of(blob, isTree, anothers)},
+		"unauthorized in the middle":      {change: status(blob, isData, 401)},
+		"broken in the middle":            {change: status(blob, isData, 502)},
+		"the list of referrers is cut":    {change: of("/referrers/"+image, nil, half)},
 		"truncated everywhere":            {change: of(blob, nil, half)},
 		"wrong bytes in the artifact":     {change: of(artifact, nil, flipped)},
 		"truncated artifact":              {change: of(artifact, nil, half)},
@@ -175,6 +197,7 @@ func TestHostileRegistryAnswers(t *testing.T) {
 		"busy for ever":               {change: status(blob, nil, 429, "Retry-After", "0")},
 		"busy for a year":             {change: status(blob, nil, 429, "Retry-After", "31536000")},
 		"wrong bytes in the manifest": {refused: true, change: of("/manifests/"+image, nil, flipped)},
+		"truncated manifest":          {refused: true, change: of("/manifests/"+image, nil, half)},
 		"wrong bytes in the config":   {refused: true, change: of(string(art.Release.Config), nil, flipped)},
 		"truncated config":            {refused: true, change: of(string(art.Release.Config), nil, half)},
 	} {

@@ -122,7 +122,7 @@ func TestPlansOfRevisions(t *testing.T) {
 		}
 		layers = append(layers, c)
 	}
-	u := upgrade{layers: layers[1:]}
+	u := simulated{layers: layers[1:]}
 	for i, has := range [][]converted{layers[:1], layers[1:], nil} {
 		var err error
 		if u.plans[i], err = plans(t.Context(), u.layers, has); err != nil {

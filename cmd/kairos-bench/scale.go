@@ -51,8 +51,8 @@ func (c converted) remote(_ context.Context, off, n int64) (io.ReadCloser, error
 	return io.NopCloser(io.NewSectionReader(c, off, n)), nil
 }
 
-// upgrade is one of the releases, with the ways to it.
-type upgrade struct {
+// simulated is one of the releases, with the ways to it.
+type simulated struct {
 	name   string
 	layers []converted
 	// Plans of each layer that is not there already, from the release before, from an older one, and from nothing.
@@ -72,13 +72,13 @@ var shares = [3]float64{0.8, 0.15, 0.05}
 func (b *bench) scale(ctx context.Context) error {
 	report := *b
 	report.out = filepath.Join(filepath.Dir(b.out), "scale.md")
-	ups, err := b.upgrades(ctx)
+	ups, err := b.simulated(ctx)
 	if err != nil {
 		return err
 	}
 	for _, t := range []struct {
 		name  string
-		table func([]upgrade) string
+		table func([]simulated) string
 	}{
 		{"releases", releasesTable}, {"gaps", gapsTable}, {"cdn", cdnTable}, {"ways", waysTable},
 		{"workers", workersTable}, {"spread", spreadTable},
@@ -92,8 +92,8 @@ func (b *bench) scale(ctx context.Context) error {
 	return nil
 }
 
-// upgrades makes the releases.
-func (b *bench) upgrades(ctx context.Context) ([]upgrade, error) {
+// simulated makes the releases.
+func (b *bench) simulated(ctx context.Context) ([]simulated, error) {
 	dir := filepath.Join(b.dir, "scale")
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
 		return nil, err
@@ -125,9 +125,9 @@ func (b *bench) upgrades(ctx context.Context) ([]upgrade, error) {
 	if err != nil {
 		return nil, err
 	}
-	var all []upgrade
+	var all []simulated
 	for _, v := range revisions {
-		u := upgrade{name: v.name, layers: []converted{before, boots}}
+		u := simulated{name: v.name, layers: []converted{before, boots}}
 		if u.layers[0], err = layer(v, debianTar); err != nil {
 			return nil, err
 		}
@@ -158,7 +158,7 @@ func convertedLayer(ctx context.Context, tar, dir string) (c converted, err erro
 		return c, err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	w, packed := verity.NewWriter(out), &counter{}
+	w, packed := verity.NewWriter(out), &length{}
 	gz := gzip.NewWriter(packed)
 	size, err := erofs.Convert(ctx, w, io.TeeReader(in, gz), erofs.Options{Compression: erofs.Zstd})
 	if err != nil {
@@ -173,9 +173,9 @@ func convertedLayer(ctx context.Context, tar, dir string) (c converted, err erro
 	return c, err
 }
 
-type counter struct{ n int64 }
+type length struct{ n int64 }
 
-func (c *counter) Write(p []byte) (int, error) {
+func (c *length) Write(p []byte) (int, error) {
 	c.n += int64(len(p))
 	return len(p), nil
 }
@@ -202,7 +202,7 @@ func plans(ctx context.Context, layers, has []converted) (all []planned, err err
 }
 
 // kinds are the nodes of a release, which join ranges in this way.
-func (u upgrade) kinds(j blocks.Joining) (all []crowd.Kind) {
+func (u simulated) kinds(j blocks.Joining) (all []crowd.Kind) {
 	for from, plans := range u.plans {
 		k := crowd.Kind{Share: shares[from]}
 		for _, p := range plans {
@@ -220,7 +220,7 @@ func (u upgrade) kinds(j blocks.Joining) (all []crowd.Kind) {
 }
 
 // wholes are the same nodes where a layer is fetched as its gzip.
-func (u upgrade) wholes() []crowd.Kind {
+func (u simulated) wholes() []crowd.Kind {
 	all := u.kinds(blocks.Joined())
 	for _, k := range all {
 		for i, l := range k.Layers {
@@ -269,7 +269,7 @@ var lines = []struct {
 }
 
 // alone is how long one node takes that comes from the release before.
-func (u upgrade) alone(j blocks.Joining, workers int, rtt time.Duration, line float64) float64 {
+func (u simulated) alone(j blocks.Joining, workers int, rtt time.Duration, line float64) float64 {
 	kinds := u.kinds(j)[:1]
 	kinds[0].Share = 1
 	c := crowdOf(1, kinds)
@@ -287,7 +287,7 @@ func table(head string, rows [][]string) string {
 	return t.String()
 }
 
-func releasesTable(ups []upgrade) string {
+func releasesTable(ups []simulated) string {
 	var rows [][]string
 	for _, u := range ups {
 		var blob, gzip, missing int64
@@ -312,7 +312,7 @@ func releasesTable(ups []upgrade) string {
 			" requests, MB: from the release before | from an older one | from nothing", rows)
 }
 
-func gapsTable(ups []upgrade) string {
+func gapsTable(ups []simulated) string {
 	var rows [][]string
 	for _, gap := range []int64{0, 4, 16, 32, 64, 128, 256, 512, 1024} {
 		j := blocks.Joined()
@@ -347,7 +347,7 @@ func gapsTable(ups []upgrade) string {
 	return table(head+" | updates, 10,000 at once: slowest, s", rows)
 }
 
-func cdnTable(ups []upgrade) string {
+func cdnTable(ups []simulated) string {
 	var rows [][]string
 	for _, u := range ups {
 		for _, a := range []struct {
@@ -379,7 +379,7 @@ func cdnTable(ups []upgrade) string {
 		" kept by MiB: hits, requests and GB of the registry", rows)
 }
 
-func waysTable(ups []upgrade) string {
+func waysTable(ups []simulated) string {
 	var rows [][]string
 	for _, u := range ups {
 		for _, w := range []struct {
@@ -421,7 +421,7 @@ func waysTable(ups []upgrade) string {
 		" in its busiest second | its hottest MiB | GB to nodes | median, s | slowest, s", rows)
 }
 
-func workersTable(ups []upgrade) string {
+func workersTable(ups []simulated) string {
 	var rows [][]string
 	for _, workers := range []int{1, 2, 4, 8, 16} {
 		name := fmt.Sprint(workers)
@@ -451,7 +451,7 @@ func workersTable(ups []upgrade) string {
 	return table(head+" | updates, 10,000 at once: median, slowest, s | 10,000 within 10 min", rows)
 }
 
-func spreadTable(ups []upgrade) string {
+func spreadTable(ups []simulated) string {
 	var rows [][]string
 	for _, u := range ups {
 		for _, spread := range []time.Duration{0, time.Minute, 10 * time.Minute, time.Hour} {
