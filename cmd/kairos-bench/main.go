@@ -2,7 +2,7 @@
 // one run, from the same input, and puts the tables into docs/performance.md; those of simulated
 // fleets go into docs/scale.md:
 //
-//	kairos-bench [-runs N] [-input NAMES] [-only convert|iso|read|boot|scale] [-cpus N] [-o FILE]
+//	kairos-bench [-runs N] [-input NAMES] [-only convert|iso|read|boot|layers|scale] [-layers N,N,…] [-o FILE]
 //
 // It starts from build/bin, build/base and build/tools (`make build base tools`) and runs as root, because
 // unpacking a layer takes it. Every tool runs as a process of its own, ours too; a number is the
@@ -19,9 +19,11 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/kairos-buildkit/kairos/erofs"
+	"github.com/kairos-buildkit/kairos/layout"
 )
 
 func main() {
@@ -38,6 +40,7 @@ type bench struct {
 	runs   int
 	inputs []string
 	only   string
+	counts []int  // of layers; the first one is what the others are compared with
 	dir    string // for everything that it makes
 	out    string
 }
@@ -57,7 +60,8 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("kairos-bench", flag.ContinueOnError)
 	flags.IntVar(&b.runs, "runs", 5, "runs of each tool; their median counts")
 	inputs := flags.String("input", "debian,developer,small", "inputs: debian, developer, small, or tar files")
-	flags.StringVar(&b.only, "only", "", "only convert, iso, read, boot or scale")
+	flags.StringVar(&b.only, "only", "", "only convert, iso, read, boot, layers or scale")
+	counts := flags.String("layers", "6,40,110", "how many layers an image has whose boot is measured")
 	flags.StringVar(&b.out, "o", "docs/performance.md", "file with the tables to replace")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
@@ -65,6 +69,13 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	b.inputs = strings.Split(*inputs, ",")
+	for word := range strings.SplitSeq(*counts, ",") {
+		n, err := strconv.Atoi(word)
+		if err != nil || n < 1 || n > layout.MaxLayers {
+			return fmt.Errorf("-layers %s: want numbers up to %d", *counts, layout.MaxLayers)
+		}
+		b.counts = append(b.counts, n)
+	}
 	if os.Geteuid() != 0 {
 		return errors.New("run it as root: it unpacks layers with their owners")
 	}
@@ -74,7 +85,10 @@ func run(ctx context.Context, args []string) error {
 	for _, part := range []struct {
 		name string
 		do   func(context.Context) error
-	}{{"convert", b.conversions}, {"iso", b.media}, {"read", b.reads}, {"boot", b.boots}, {"scale", b.scale}} {
+	}{
+		{"convert", b.conversions}, {"iso", b.media}, {"read", b.reads}, {"boot", b.boots}, {"layers", b.layers},
+		{"scale", b.scale},
+	} {
 		if b.only != "" && b.only != part.name {
 			continue
 		}

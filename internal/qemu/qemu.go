@@ -125,6 +125,9 @@ func (m Machine) args() ([]string, error) {
 		"-boot", "strict=on",
 		"-device", "virtio-rng-pci",
 	}
+	if m.Accel == Counted {
+		args = append(args, "-icount", "shift=1")
+	}
 	switch m.Arch {
 	case "amd64":
 		if m.SecureBoot {

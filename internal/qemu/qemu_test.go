@@ -104,6 +104,7 @@ func TestProcessors(t *testing.T) {
 	}{
 		{Machine{Accel: TCG}, "1"},
 		{Machine{Accel: TCG, CPUs: 4}, "4"},
+		{Machine{Accel: Counted}, "1"}, // whose instructions are counted
 		{Machine{Accel: KVM}, "2"},
 	} {
 		tc.m.Firmware = BIOS

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kairos-buildkit/kairos/internal/qemu"
@@ -28,6 +29,7 @@ type process struct {
 	port     *net.UnixListener // of the second serial port; nil: there is none
 	out      *io.PipeWriter
 	done     chan struct{} // closed when there is no QEMU any more
+	ejected  atomic.Bool   // a drive has opened
 
 	mu     sync.Mutex
 	off    bool // PowerCut was called
@@ -109,7 +111,7 @@ func (p *process) launch() (*emulator, error) {
 	p.cmd = cmd
 	reset := make(chan bool, 1)
 	q := &emulator{cmd: cmd, ended: make(chan struct{}), reset: reset}
-	go func() { reset <- endedByReset(p.events, q.ended) }()
+	go func() { reset <- p.follow(q.ended) }()
 	if p.port != nil {
 		if err := p.port.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 			return nil, err
@@ -136,12 +138,13 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// endedByReset follows a QEMU's events (QEMU QMP reference, SHUTDOWN) until it is gone.
-func endedByReset(socket string, ended <-chan struct{}) (reset bool) {
+// follow follows a QEMU's events (QEMU QMP reference, SHUTDOWN and DEVICE_TRAY_MOVED) until it is gone, and says
+// whether it went for a reset.
+func (p *process) follow(ended <-chan struct{}) (reset bool) {
 	var conn net.Conn
 	for { // the socket comes with QEMU
 		var err error
-		if conn, err = net.Dial("unix", socket); err == nil {
+		if conn, err = net.Dial("unix", p.events); err == nil {
 			break
 		}
 		select {
@@ -155,13 +158,19 @@ func endedByReset(socket string, ended <-chan struct{}) (reset bool) {
 	for dec := json.NewDecoder(conn); ; {
 		var e struct {
 			Event string
-			Data  struct{ Reason string }
+			Data  struct {
+				Reason string
+				Open   bool `json:"tray-open"`
+			}
 		}
 		if dec.Decode(&e) != nil {
 			return reset
 		}
-		if e.Event == "SHUTDOWN" {
+		switch e.Event {
+		case "SHUTDOWN":
 			reset = strings.HasSuffix(e.Data.Reason, "-reset")
+		case "DEVICE_TRAY_MOVED":
+			p.ejected.Store(p.ejected.Load() || e.Data.Open)
 		}
 	}
 }

@@ -294,6 +294,9 @@ func (vm *VM) Port(guest int) int {
 // of the machine.
 var forwarded = regexp.MustCompile(`TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)`)
 
+// Ejected says whether the machine has opened a drive for CDs. After a restart the medium is in it again.
+func (vm *VM) Ejected() bool { return vm.process.ejected.Load() }
+
 // Reset presses the reset button.
 func (vm *VM) Reset() {
 	vm.t.Helper()

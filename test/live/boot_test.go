@@ -16,6 +16,7 @@ import (
 
 	"github.com/kairos-buildkit/kairos/internal/qemu"
 	"github.com/kairos-buildkit/kairos/internal/vmtest"
+	"github.com/kairos-buildkit/kairos/layout"
 )
 
 // The ISO reaches its login prompt in all four ways, and the checksum beside it is right.
@@ -49,6 +50,12 @@ func TestBoot(t *testing.T) {
 			}
 			rootShell(vm)
 			tc.check(t, vm)
+			// What an unattended installation asks for: the end of systemd runs from the CD, too.
+			vm.Check("echo /dev/sr0 >/" + layout.RunEject + " && systemctl --no-block reboot")
+			vm.WaitOff(vmtest.BootTimeout)
+			if !vm.Ejected() {
+				t.Error("the medium has not left its drive")
+			}
 		})
 	}
 }
