@@ -60,7 +60,7 @@ func Trust(root fs.FS, o Options) (*trust.Anchor, error) {
 			return nil, fmt.Errorf("/%s: %w", full, err)
 		}
 	}
-	slices.SortFunc(a.Keys, func(a, b trust.PublicKey) int { return cmp.Compare(a.ID, b.ID) })
+	trust.SortKeys(a.Keys)
 	mode := cmp.Or(strings.TrimSpace(o.Trust), policy.Mode)
 	if a.Warn, err = trust.ParseMode(mode); err != nil {
 		return nil, fmt.Errorf("/%s and the label %s: %w", layout.ImageTrustPolicy, layout.ImageLabelTrust, err)

@@ -11,17 +11,8 @@ import (
 	"github.com/kairos-buildkit/kairos/boot/boottest"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/trust"
-	"github.com/kairos-buildkit/kairos/trust/sign"
+	"github.com/kairos-buildkit/kairos/trust/trusttest"
 )
-
-func newKey(t *testing.T, algorithm string) sign.Key {
-	t.Helper()
-	k, err := sign.NewKey(algorithm)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
 
 // inInitrd returns trust.json as it stands in an initrd, "" where there is none.
 func inInitrd(t *testing.T, packed []byte) string {
@@ -50,7 +41,7 @@ func TestTrustIsInTheInitrd(t *testing.T) {
 	if got := inInitrd(t, before.Initrd); got != "" || bytes.Contains(before.Manifest.Marshal(), []byte("trust")) {
 		t.Errorf("an image without keys has %q, %s", got, before.Manifest.Marshal())
 	}
-	ed, ec := newKey(t, trust.Ed25519), newKey(t, trust.ECDSA)
+	ed, ec := trusttest.Key(t, trust.Ed25519), trusttest.Key(t, trust.ECDSA)
 	sealed := func(more map[string]string) fstest.MapFS {
 		tree := boottest.Tree("6.12.1")
 		tree[layout.ImageTrustDir+"/a.pub"] = file(string(ed.PEM()))
@@ -115,7 +106,7 @@ func TestTrustIsInTheInitrd(t *testing.T) {
 // An image that is derived from one whose /init checks no signatures gets no keys in silence.
 func TestTrustNeedsAnInitThatReadsIt(t *testing.T) {
 	tree := boottest.Tree("6.12.1")
-	tree[layout.ImageTrustDir+"/a.pub"] = file(string(newKey(t, trust.Ed25519).PEM()))
+	tree[layout.ImageTrustDir+"/a.pub"] = file(string(trusttest.Key(t, trust.Ed25519).PEM()))
 	tree[layout.ImageInit] = file("\x7fELF an older /init")
 	if _, err := Make(tree, Options{}); err == nil || !strings.Contains(err.Error(), "checks no signatures") {
 		t.Error(err)
@@ -124,8 +115,8 @@ func TestTrustNeedsAnInitThatReadsIt(t *testing.T) {
 
 // A file in the folder that is not read is an error: somebody believes that it counts.
 func TestBrokenTrust(t *testing.T) {
-	key := string(newKey(t, trust.Ed25519).PEM())
-	private, err := newKey(t, trust.Ed25519).PrivatePEM()
+	key := string(trusttest.Key(t, trust.Ed25519).PEM())
+	private, err := trusttest.Key(t, trust.Ed25519).PrivatePEM()
 	if err != nil {
 		t.Fatal(err)
 	}

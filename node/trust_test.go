@@ -19,25 +19,13 @@ import (
 	"github.com/kairos-buildkit/kairos/store"
 	"github.com/kairos-buildkit/kairos/trust"
 	"github.com/kairos-buildkit/kairos/trust/sign"
+	"github.com/kairos-buildkit/kairos/trust/trusttest"
 )
 
-func newKey(t *testing.T) sign.Key {
-	t.Helper()
-	k, err := sign.NewKey(trust.Ed25519)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
+func newKey(t *testing.T) sign.Key { return trusttest.Key(t, trust.Ed25519) }
 
-func anchorOf(keys ...sign.Key) trust.Anchor {
-	a := trust.Anchor{Threshold: len(keys)}
-	for _, k := range keys {
-		a.Keys = append(a.Keys, k.PublicKey)
-	}
-	slices.SortFunc(a.Keys, func(a, b trust.PublicKey) int { return strings.Compare(string(a.ID), string(b.ID)) })
-	return a
-}
+// anchorOf wants all of the keys to have signed.
+func anchorOf(keys ...sign.Key) trust.Anchor { return trusttest.Anchor(len(keys), keys...) }
 
 // seal has the running system trust an anchor, as /init leaves it.
 func seal(t *testing.T, m *Machine, a trust.Anchor) {
@@ -101,7 +89,8 @@ func wantRefused(t *testing.T, err error, want string) {
 // A sealed node upgrades to what its keys have signed, and refuses everything else before it fetches a block.
 func TestSealedUpgrade(t *testing.T) {
 	a, b := large(t)
-	key, second, stranger := newKey(t), newKey(t), newKey(t)
+	key, second := newKey(t), newKey(t)
+	stranger := newKey(t)
 	reg, src, art := beside(t, install(t, t.TempDir(), "uefi", t.TempDir(), a), b)
 	fresh := func(anchor trust.Anchor) *Machine {
 		disk := t.TempDir()

@@ -35,6 +35,11 @@ type Anchor struct {
 	Cmdline []string
 }
 
+// SortKeys sorts keys as an anchor has them.
+func SortKeys(keys []PublicKey) {
+	slices.SortFunc(keys, func(a, b PublicKey) int { return cmp.Compare(a.ID, b.ID) })
+}
+
 type anchorV1 struct {
 	Schema    int         `json:"schema"`
 	Mode      string      `json:"mode"`

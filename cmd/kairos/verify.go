@@ -1,11 +1,9 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -72,7 +70,7 @@ func (o *verifyOptions) run(c *cobra.Command, name string, s streams) error {
 		return usageError{err}
 	}
 	if ref.Kind == source.ISO || ref.Kind == source.Disk {
-		slices.SortFunc(keys, func(a, b trust.PublicKey) int { return cmp.Compare(a.ID, b.ID) })
+		trust.SortKeys(keys)
 		a := trust.Anchor{Keys: keys, Threshold: threshold, Epoch: o.minEpoch}
 		return verifyMedium(c.Context(), ref.Name, a, s)
 	}

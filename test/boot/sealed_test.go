@@ -16,17 +16,11 @@ import (
 	"github.com/kairos-buildkit/kairos/store"
 	"github.com/kairos-buildkit/kairos/trust"
 	"github.com/kairos-buildkit/kairos/trust/sign"
+	"github.com/kairos-buildkit/kairos/trust/trusttest"
 	"github.com/kairos-buildkit/kairos/uki"
 )
 
-func newKey(t *testing.T) sign.Key {
-	t.Helper()
-	k, err := sign.NewKey(trust.ECDSA)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
+func newKey(t *testing.T) sign.Key { return trusttest.Key(t, trust.ECDSA) }
 
 // seal has the image trust a key, and has the key sign its release.
 func (img *image) seal(t *testing.T, key sign.Key, cmdline string) {

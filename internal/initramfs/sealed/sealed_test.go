@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
 
@@ -19,17 +18,11 @@ import (
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/trust"
 	"github.com/kairos-buildkit/kairos/trust/sign"
+	"github.com/kairos-buildkit/kairos/trust/trusttest"
 	"github.com/kairos-buildkit/kairos/uki"
 )
 
-func newKey(t *testing.T) sign.Key {
-	t.Helper()
-	k, err := sign.NewKey(trust.ECDSA)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
+func newKey(t *testing.T) sign.Key { return trusttest.Key(t, trust.ECDSA) }
 
 // read writes trust.json as an initrd has it and reads it as /init does.
 func read(t *testing.T, a trust.Anchor) *sealed.Seal {
@@ -50,11 +43,8 @@ func read(t *testing.T, a trust.Anchor) *sealed.Seal {
 }
 
 func anchor(words []string, keys ...sign.Key) trust.Anchor {
-	a := trust.Anchor{Threshold: 1, Epoch: 2, Cmdline: words}
-	for _, k := range keys {
-		a.Keys = append(a.Keys, k.PublicKey)
-	}
-	slices.SortFunc(a.Keys, func(a, b trust.PublicKey) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	a := trusttest.Anchor(1, keys...)
+	a.Epoch, a.Cmdline = 2, words
 	return a
 }
 
@@ -102,7 +92,8 @@ func disk(t *testing.T, r, signed layout.Release, keys ...sign.Key) medium.Sourc
 
 // What a disk has is refused unless the initrd's keys have signed exactly that.
 func TestSealedRelease(t *testing.T) {
-	key, second, stranger := newKey(t), newKey(t), newKey(t)
+	key, second := newKey(t), newKey(t)
+	stranger := newKey(t)
 	change := func(do func(*layout.Release)) layout.Release {
 		r := release()
 		do(&r)
