@@ -125,5 +125,8 @@ func (v *Volume) Update(p Programs) (changed []string, err error) {
 			changed = append(changed, name)
 		}
 	}
-	return changed, nil
+	if len(changed) == 0 {
+		return nil, nil
+	}
+	return changed, v.Names.Reclaim() // of the files that were replaced
 }

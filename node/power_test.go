@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -12,9 +13,12 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/kairos-buildkit/kairos/config"
+	"github.com/kairos-buildkit/kairos/disk/filetree"
 	"github.com/kairos-buildkit/kairos/image/source"
 	"github.com/kairos-buildkit/kairos/internal/durable"
 	"github.com/kairos-buildkit/kairos/internal/durable/powercut"
+	"github.com/kairos-buildkit/kairos/internal/efivars"
+	"github.com/kairos-buildkit/kairos/internal/fattest"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/store"
 )
@@ -42,7 +46,8 @@ type operation struct {
 
 // TestPowerCutAtEachStep enumerates the steps of the commands from the code, and at each one
 // all that a disk may hold when the power goes. From each such disk a complete release must
-// boot, and the same command must succeed.
+// boot, and the same command must succeed. The ESP is a FAT volume, of which any sectors that were written since the
+// last fsync may be there, and names on it are changed by what nodes run.
 func TestPowerCutAtEachStep(t *testing.T) {
 	a, b, c := threeImages(t)
 	upgrade := func(to testImage) func(context.Context, *Machine) error {
@@ -151,7 +156,7 @@ func TestPowerCutAtEachStep(t *testing.T) {
 			if _, err := m.GC(ctx, nil); err != nil {
 				return err
 			}
-			if left, _ := filepath.Glob(filepath.Join(m.ESP.Dir, layout.UKIDir, "*")); len(left) != 2 {
+			if left, _ := filepath.Glob(filepath.Join(m.ESP.Dir, layout.UKIDir, "[kK]*")); len(left) != 2 {
 				return fmt.Errorf("beside release and recovery there is still something: %s", left)
 			}
 			return nil
@@ -205,6 +210,14 @@ func liveMedium(t testing.TB, img testImage) (*store.Store, layout.Release, erro
 	return s, r, s.AddRelease(r)
 }
 
+// espSize is about the smallest that gives FAT16.
+const espSize = 2304 << 10
+
+// onVolume gives a machine an ESP on a FAT volume that is shown in its folder.
+func onVolume(m *Machine, disk string, v *fattest.Cuts) {
+	m.ESP = newESP(v.Dir, m.Boot.Firmware, m.FS, v.Names(), efivars.Dir(filepath.Join(disk, "efivars")))
+}
+
 func (op operation) cut(t *testing.T, firmware string, first testImage) {
 	disk, cache := t.TempDir(), t.TempDir()
 	m := install(t, disk, firmware, cache, first)
@@ -212,10 +225,13 @@ func (op operation) cut(t *testing.T, firmware string, first testImage) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	esp := fattest.MakeCuts(t, filepath.Join(disk, espDir), espSize,
+		filetree.Bytes(layout.UKIReadme, []byte(layout.UKIReadmeText)))
 	before, err := powercut.Read(disk)
 	if err != nil {
 		t.Fatal(err)
 	}
+	volume := esp.Volume()
 	rec, err := powercut.New(disk)
 	if err != nil {
 		t.Fatal(err)
@@ -223,26 +239,42 @@ func (op operation) cut(t *testing.T, firmware string, first testImage) {
 	judged := map[[32]byte]bool{}
 	scratch := t.TempDir()
 	rec.Cut = func(n int, step durable.Step, states []powercut.State) error {
-		for k, s := range states {
-			if judged[s.Sum()] {
-				continue
-			}
-			judged[s.Sum()] = true
-			where := filepath.Join(scratch, fmt.Sprintf("%d-%d", n, k))
-			if err := s.Write(where); err != nil {
-				return err
-			}
-			if err := op.judge(t, where, firmware, booted); err != nil {
-				return fmt.Errorf("power cut before step %d (%s), state %d: %w", n, step, k, err)
-			}
-			if err := os.RemoveAll(where); err != nil {
-				return err
+		for e, volume := range esp.Left() {
+			for k, s := range states {
+				sum := sha256.Sum256(volume)
+				s[espDir+"/volume"] = powercut.File{Data: sum[:]}
+				key := s.Sum()
+				delete(s, espDir+"/volume")
+				if judged[key] {
+					continue
+				}
+				judged[key] = true
+				where := filepath.Join(scratch, fmt.Sprintf("%d-%d-%d", n, k, e))
+				if err := s.Write(where); err != nil {
+					return err
+				}
+				if err := op.judge(t, where, volume, firmware, booted); err != nil {
+					return fmt.Errorf("power cut before step %d (%s), state %d, volume %d: %w", n, step, k, e, err)
+				}
+				if err := os.RemoveAll(where); err != nil {
+					return err
+				}
 			}
 		}
 		return nil
 	}
-	run := fakeMachine(t, disk, firmware, booted, cache, &durable.FS{Before: rec.Before})
+	run := fakeMachine(t, disk, firmware, booted, cache, &durable.FS{Before: func(s durable.Step) error {
+		here, err := esp.Before(s)
+		if here {
+			s = durable.Step{Kind: s.Kind, Path: filepath.Dir(disk) + "/" + filepath.Base(s.Path)} // no file of rec's
+		}
+		return errors.Join(err, rec.Before(s))
+	}})
+	onVolume(run, disk, esp)
 	if err := op.do(t.Context(), run); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := esp.Before(durable.Step{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := rec.Finish(); err != nil {
@@ -251,12 +283,14 @@ func (op operation) cut(t *testing.T, firmware string, first testImage) {
 	if rec.Steps() < 3 {
 		t.Errorf("%d steps only: are they recorded?", rec.Steps())
 	}
+	esp.Check()
 	t.Logf("%d steps, %d different disks", rec.Steps(), len(judged))
-	op.killed(t, before, firmware, booted, cache, rec.Steps())
+	op.killed(t, before, volume, firmware, booted, cache, rec.Steps())
 }
 
 // judge says whether a disk boots, and whether the command then succeeds on it.
-func (op operation) judge(t *testing.T, disk, firmware, booted string) error {
+func (op operation) judge(t *testing.T, disk string, volume []byte, firmware, booted string) error {
+	esp := fattest.LoadCuts(t, filepath.Join(disk, espDir), volume)
 	order, err := bootableBut(disk, firmware, op.hurt)
 	if err != nil {
 		return err
@@ -269,6 +303,7 @@ func (op operation) judge(t *testing.T, disk, firmware, booted string) error {
 		return fmt.Errorf("boots only %v", order)
 	}
 	m := fakeMachine(t, disk, firmware, booted, t.TempDir(), nil)
+	onVolume(m, disk, esp)
 	if err := op.do(t.Context(), m); err != nil {
 		return fmt.Errorf("the same command again: %w", err)
 	}
@@ -285,7 +320,9 @@ func (op operation) judge(t *testing.T, disk, firmware, booted string) error {
 }
 
 // killed ends the command at each step, and continues on what is there.
-func (op operation) killed(t *testing.T, before powercut.State, firmware, booted, cache string, steps int) {
+func (op operation) killed(
+	t *testing.T, before powercut.State, volume []byte, firmware, booted, cache string, steps int,
+) {
 	each := 7
 	if steps < 30 { // such as those of a blessing
 		each = 1
@@ -302,12 +339,15 @@ func (op operation) killed(t *testing.T, before powercut.State, firmware, booted
 			}
 			return nil
 		}}
-		err := op.do(t.Context(), fakeMachine(t, disk, firmware, booted, cache, d))
+		esp := fattest.LoadCuts(t, filepath.Join(disk, espDir), volume)
+		m := fakeMachine(t, disk, firmware, booted, cache, d)
+		onVolume(m, disk, esp)
+		err := op.do(t.Context(), m)
 		// A repair says of each object what went wrong, and goes on.
 		if repairs := op.hurt != nil && err != nil; !repairs && !errors.Is(err, powercut.ErrCut) {
 			t.Fatalf("killed at step %d: %v", k, err)
 		}
-		if err := op.judge(t, disk, firmware, booted); err != nil {
+		if err := op.judge(t, disk, esp.Volume(), firmware, booted); err != nil {
 			t.Fatalf("killed at step %d: %v", k, err)
 		}
 	}

@@ -70,8 +70,13 @@ func (v *Volume) Check() {
 	if err := v.flush(); err != nil {
 		v.t.Error(err)
 	}
-	if out, err := exec.Command("fsck.fat", "-n", v.Image).CombinedOutput(); err != nil {
-		v.t.Errorf("fsck.fat (package dosfstools): %v\n%s", err, out)
+	check(v.t, v.Image)
+}
+
+func check(t testing.TB, volume string) {
+	t.Helper()
+	if out, err := exec.Command("fsck.fat", "-n", volume).CombinedOutput(); err != nil {
+		t.Errorf("fsck.fat (package dosfstools): %v\n%s", err, out)
 	}
 }
 
