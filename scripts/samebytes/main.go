@@ -76,9 +76,9 @@ func compare(w io.Writer, before, after string) (same bool, err error) {
 	if err := say("image config", a.configDiffers(b), nil); err != nil {
 		return false, err
 	}
-	for name, medium := range map[string]string{"ISO": "os.iso", "raw disk": "os.raw"} {
-		d, err := mediumDiffers(filepath.Join(before, medium), filepath.Join(after, medium))
-		if err := say(name, d, err); err != nil {
+	for _, m := range []struct{ name, file string }{{"ISO", "os.iso"}, {"raw disk", "os.raw"}} {
+		d, err := mediumDiffers(filepath.Join(before, m.file), filepath.Join(after, m.file))
+		if err := say(m.name, d, err); err != nil {
 			return false, err
 		}
 	}
