@@ -1,6 +1,7 @@
 package fat
 
 import (
+	"bytes"
 	"io"
 	"io/fs"
 	"os"
@@ -64,6 +65,17 @@ func FuzzVolume(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}, []byte{})
 	f.Add([]byte{11, 7, 3, 11, 2, 6, 11}, []byte{})
 	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}, []byte{2, 0, 0, 40, 0, 7, 90, 9, 1})
+	// What other readers of FAT go round in until memory is gone: a chain that meets itself, at its beginning and
+	// later, and a folder that is in itself.
+	table := int(le.Uint16(image[14:])) * 512
+	point := func(at int, to byte) []byte { return []byte{byte(at), byte(at >> 8), image[at] ^ to} }
+	folder := bytes.Index(image, []byte("LINUX      "))
+	if folder < 0 {
+		f.Fatal("the volume has no folder LINUX")
+	}
+	f.Add([]byte{2, 11}, point(table+2*2, 2))
+	f.Add([]byte{0, 4, 8}, append(point(table+2*5, 6), point(table+2*6, 5)...))
+	f.Add([]byte{7, 11}, point(folder+26, 2))
 	f.Fuzz(func(t *testing.T, changes, damage []byte) {
 		disk := memory(append([]byte(nil), image...))
 		// The boot sector, the FATs and the folders are in the first 64 KiB.

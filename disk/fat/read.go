@@ -12,6 +12,9 @@ import (
 // maxFolder is the most dirents that a folder has, by the specification.
 const maxFolder = 1 << 16
 
+// maxPath is the most characters of a path, by the specification: a folder that is in itself has an end.
+const maxPath = 260
+
 // FS returns the volume's files. They are read as they are at that moment.
 func (d *Volume) FS() fs.FS {
 	return readfs.New(func(dir string) ([]readfs.Entry, error) {

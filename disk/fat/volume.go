@@ -145,9 +145,17 @@ func (d *Volume) walk(cluster uint32, do func(at int64, dirent []byte) (bool, er
 		}
 		cluster = d.rootCluster
 	}
+	// seen is a cluster that the chain has passed, a later one from time to time: Brent's way to find a loop.
+	seen, steps, until := uint32(0), 0, 1
 	for size := int64(0); cluster >= firstCluster; size += d.cluster {
 		if size >= maxFolder*direntSize {
 			return errors.New("FAT: a folder has more entries than FAT can have")
+		}
+		if cluster == seen {
+			return errors.New("FAT: the clusters of a folder have a loop")
+		}
+		if steps++; steps == until {
+			seen, steps, until = cluster, 0, 2*until
 		}
 		more, err := part(d.data+int64(cluster-firstCluster)*d.cluster, d.cluster)
 		if !more || err != nil {
@@ -206,6 +214,9 @@ func (d *Volume) lookup(cluster uint32, name string) (entry, error) {
 
 // dir returns the first cluster of a folder.
 func (d *Volume) dir(name string) (uint32, error) {
+	if len(name) > maxPath {
+		return 0, fmt.Errorf("FAT: %.40s…: a path of %d bytes is longer than FAT allows", name, len(name))
+	}
 	var cluster uint32
 	for part := range strings.SplitSeq(path.Clean(name), "/") {
 		if part == "." {
