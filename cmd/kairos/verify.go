@@ -33,8 +33,10 @@ when it boots, and when a node upgrades; docs/security.md says what that stops. 
 oci-layout: or in an oci-archive:.
 
 Of a medium, iso:FILE or disk:FILE (also the disk of a machine that is off), every release is read as a whole: its
-signatures, each layer against its root hash, its UKI, and kernel and initrd for BIOS. The first wrong thing is named.
-Boot loaders, configs and what a node keeps are not signed by anybody, and not looked at.`,
+signatures, each layer against its root hash, its UKI, and kernel and initrd for BIOS; of a disk also what is on
+the ESP: boot loaders and their menus, boot entries, GRUB's state, names and tables of the file system. The first
+wrong thing is named. Not looked at are configs, what a node keeps, files that no release brings, times and
+attributes of files, and what BIOS starts before GRUB's files.`,
 		Example: `  kairos verify --key release.key.pub registry.example/os:v1
   kairos verify --key a.pub --key b.pub --key c.pub --threshold 2 registry.example/os:v1
   kairos verify --key release.key.pub disk:os.raw`,

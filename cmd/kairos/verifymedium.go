@@ -41,5 +41,8 @@ func verifyMedium(ctx context.Context, name string, a trust.Anchor, s streams) e
 			fmt.Fprintf(s.out, "signed by %s key %s\n", key.Algorithm, key.ID)
 		}
 	}
+	if err := m.VerifyESP(ctx); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
 	return nil
 }
