@@ -176,7 +176,10 @@ func (m *Medium) verifyLoaders(all []expected) error {
 			may[f.Path] = append(may[f.Path], f.Data)
 		}
 		if e.Role == layout.RoleRecovery {
-			may[layout.ResetEntry] = [][]byte{layout.ResetEntryText(e.ID(), e.name)}
+			// A node reads the name out of the UKI, and one that is signed for Secure Boot has none.
+			may[layout.ResetEntry] = [][]byte{
+				layout.ResetEntryText(e.ID(), e.name), layout.ResetEntryText(e.ID(), ""),
+			}
 		}
 		grub = grub || e.programs.Grub
 	}
