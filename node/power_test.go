@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -69,6 +71,10 @@ func TestPowerCutAtEachStep(t *testing.T) {
 	}
 	nothing := func(*Machine) (string, error) { return a.id, nil }
 	_, besideB, _ := beside(t, install(t, t.TempDir(), "uefi", t.TempDir(), a), b)
+	key := newKey(t)
+	anchor := anchorOf(key)
+	_, signedB, artifact := beside(t, install(t, t.TempDir(), "uefi", t.TempDir(), a), b)
+	signs(t, signedB, artifact, key)
 	operations := []operation{
 		{"first upgrade", nothing, upgrade(b), []string{b.id, a.id}, nil},
 		{"upgrade to a published release", nothing, func(ctx context.Context, m *Machine) error {
@@ -77,6 +83,29 @@ func TestPowerCutAtEachStep(t *testing.T) {
 				err = errors.New("its blobs were not fetched")
 			}
 			return err
+		}, []string{b.id, a.id}, nil},
+		{"upgrade to a signed release", nothing, func(ctx context.Context, m *Machine) error {
+			seal(t, m, anchor)
+			signed := func(when string) error {
+				r, err := m.State.Release(b.id)
+				if errors.Is(err, fs.ErrNotExist) {
+					return nil
+				}
+				if err == nil {
+					_, err = anchor.Check(r, runtime.GOARCH)
+				}
+				if err != nil {
+					return fmt.Errorf("%s: %w", when, err)
+				}
+				return nil
+			}
+			if err := signed("its record came before its signatures"); err != nil {
+				return err
+			}
+			if _, err := m.Upgrade(ctx, UpgradeOptions{Source: signedB}); err != nil {
+				return err
+			}
+			return signed("after the upgrade")
 		}, []string{b.id, a.id}, nil},
 		{"upgrade after one that failed", failedB, upgrade(c), []string{c.id, a.id}, nil},
 		{"upgrade of recovery", nothing, func(ctx context.Context, m *Machine) error {
