@@ -8,6 +8,8 @@ type Result struct {
 	Changed bool `json:"changed"`
 	// Recovery says that Release is the recovery system's.
 	Recovery bool `json:"recovery,omitempty"`
+	// OnTrial says that the recovery system is started once, by the next start, before it takes the old one's place.
+	OnTrial bool `json:"onTrial,omitempty"`
 	// Removed are the ids of releases that no role needed any more.
 	Removed []string `json:"removed,omitempty"`
 	// Outcome is OutcomeBlessed or OutcomeFellBack where somebody waited for it, and Failure then why it fell back.

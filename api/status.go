@@ -29,6 +29,8 @@ type Status struct {
 	Active   *Slot `json:"active,omitempty"`
 	Passive  *Slot `json:"passive,omitempty"`
 	Recovery *Slot `json:"recovery,omitempty"`
+	// RecoveryTrial is a new recovery system that is started once before it takes Recovery's place.
+	RecoveryTrial *RecoveryTrial `json:"recoveryTrial,omitempty"`
 	// Failed are releases that used up their tries. They stay until the next upgrade.
 	Failed []Slot `json:"failed,omitempty"`
 	// Trust is what the running system asks of a release. nil: nothing, it is not sealed.
@@ -41,6 +43,21 @@ type Status struct {
 	// Problems are what this boot could not do as the node's config and mount policy have it, in words for a person:
 	// such as a persistent path that is not kept.
 	Problems []string `json:"problems,omitempty"`
+}
+
+// What a recovery system's trial has come to.
+const (
+	TrialPending = "pending" // the next start is its
+	TrialRunning = "running" // it runs now
+	TrialPassed  = "passed"  // it came up, and takes the old one's place when the active release is healthy
+	TrialFailed  = "failed"  // it did not, and is gone or goes; the old one stays
+)
+
+// RecoveryTrial is a new recovery system that is tried, or was and has failed. That stays until the next one.
+type RecoveryTrial struct {
+	// State is one of TrialPending, TrialRunning, TrialPassed and TrialFailed; Failure says why it failed.
+	State string `json:"state"`
+	Slot
 }
 
 // Slot is what one role of a node holds: a release.

@@ -32,9 +32,11 @@ type Manifest struct {
 	Modules string `json:"modules"`
 	Init    string `json:"init"`
 	// Release is the newest format of release.json that Init reads, 0 for the first: see [layout.ReleaseSchema].
-	Release int    `json:"release,omitempty"`
-	Stub    string `json:"stub"`
-	Cmdline string `json:"cmdline"`
+	Release int `json:"release,omitempty"`
+	// RecoveryTrial says that the image ends its trial as a recovery system by itself, see [EndsRecoveryTrial].
+	RecoveryTrial bool   `json:"recoveryTrial,omitempty"`
+	Stub          string `json:"stub"`
+	Cmdline       string `json:"cmdline"`
 	// Profiles is a digest of the UKI's profiles.
 	Profiles string `json:"profiles,omitempty"`
 	// Trust is a digest of the initrd's [layout.InitrdTrust]; empty where it has none.
@@ -77,6 +79,13 @@ func ReadsRelease(root fs.FS) int {
 		return 1
 	}
 	return max(m.Release, 1)
+}
+
+// EndsRecoveryTrial says whether an image that is started once as a new recovery system notes that it has come up, and
+// restarts the machine.
+func EndsRecoveryTrial(root fs.FS) bool {
+	m, err := readManifest(tree{root})
+	return err == nil && m.RecoveryTrial
 }
 
 // Check says whether the boot files that the image has are those that [Make] would make now,
@@ -142,7 +151,10 @@ func Check(root fs.FS, o Options) (fits bool, why string, err error) {
 
 // manifest describes the inputs. It does not know the outputs.
 func (in *inputs) manifest() Manifest {
-	m := Manifest{Init: digest(in.init), Release: layout.ReleaseSchema, Stub: digest(in.stub), Cmdline: in.cmdline}
+	m := Manifest{
+		Init: digest(in.init), Release: layout.ReleaseSchema, RecoveryTrial: true,
+		Stub: digest(in.stub), Cmdline: in.cmdline,
+	}
 	var menu strings.Builder
 	for _, s := range profiles("") {
 		fmt.Fprintf(&menu, "%s %q\n", s.Name, s.Data)

@@ -14,8 +14,11 @@ const (
 	// blessed one has from one healthy boot to the next. The sum of an entry's counter tells the two apart.
 	Tries        = 3
 	BlessedTries = 9
-	// RecoverySeq is the sequence number of the recovery system: it sorts last.
+	// RecoverySeq is the sequence number of the recovery system: it sorts last. A new one beside it, which has to
+	// prove that it comes up, has it, too, and is counted.
 	RecoverySeq = 0
+	// RecoveryTries is the number of boots that such a one is given.
+	RecoveryTries = 1
 	// UKIReadme is a file in UKIDir that says what is there. It keeps power cuts from tearing names: FAT keeps a
 	// name in dirents of 32 bytes, 16 to a sector, and gives a new name the first dirents that are free. A folder
 	// begins with two dirents of its own, this name takes two, each entry's takes four. So
@@ -34,6 +37,7 @@ tries, kairos-apply does the rest: see "kairos-apply status". Please keep this f
 //
 //	kairos-<seq>-<id>+<left>-<done>.efi   left and done add up to 3: on trial; to 9: blessed
 //	kairos-<seq>-<id>.efi                 not counted: the recovery system, or blessed by a version before 9 tries
+//	kairos-00000000-<id>+1-0.efi          a new recovery system beside the old one: on trial; +9-0: it came up
 //
 // seq has eight digits, so that names sort by it; left and done have one, so that the
 // loader's rename from one try to the next keeps the name's length, which makes it a
@@ -51,6 +55,11 @@ type Entry struct {
 
 // OnTrial is the entry of a release that has to prove healthy.
 func OnTrial(seq uint32, id string) Entry { return Entry{Seq: seq, ID: id, Counted: true, Left: Tries} }
+
+// RecoveryOnTrial is the entry of a recovery system that has to prove that it comes up.
+func RecoveryOnTrial(id string) Entry {
+	return Entry{Seq: RecoverySeq, ID: id, Counted: true, Left: RecoveryTries}
+}
 
 // Blessed is the entry of a release that is healthy.
 func Blessed(seq uint32, id string) Entry {

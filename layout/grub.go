@@ -28,14 +28,18 @@ const GrubSlots = 3
 //	of1=9                tries that it was given; absent: 3, on trial
 //	…                    the same for 2 and 3
 //	recovery=8f1c0a6bd4f3
-//	next=2               a person's choice for one start: 1, 2, 3, recovery or reset; GRUB removes it
+//	trial=5d0e8a91c2b7   a new recovery system that has to prove that it comes up
+//	trialleft=1          tries left
+//	trialof=9            tries that it was given; absent: 1, on trial
+//	next=2               the choice for one start: 1, 2, 3, recovery, trial or reset; GRUB removes it
 //	stuck=4              how often the recovery system was started in a row, 0 to 6; GRUB counts
 //
 // The file is one sector of 512 bytes, so that writing it is one operation of the disk.
 type GrubState struct {
 	Entries  []Entry // at most GrubSlots, the highest seq first
 	Recovery string  // release id, or ""
-	Next     string  // "1" to "3", "recovery", "reset" or ""
+	Trial    Entry   // a recovery system on trial; its ID is "" where there is none
+	Next     string  // "1" to "3", "recovery", "trial", "reset" or ""
 	Stuck    int     // starts of the recovery system in a row, 0 to grubStuck
 }
 
@@ -94,6 +98,19 @@ func ParseGrubEnv(b []byte) (GrubState, error) {
 	if s.Recovery = vars["recovery"]; s.Recovery != "" && !ValidID(s.Recovery) {
 		return GrubState{}, fmt.Errorf("grubenv: recovery %q", s.Recovery)
 	}
+	if id := vars["trial"]; id != "" {
+		left, of := vars["trialleft"], uint8(RecoveryTries)
+		if v := vars["trialof"]; v == strconv.Itoa(BlessedTries) {
+			of = BlessedTries
+		} else if v != "" {
+			return GrubState{}, fmt.Errorf("grubenv: recovery on trial: given %q tries", v)
+		}
+		if !ValidID(id) || len(left) != 1 || !isDigits(left) || left[0]-'0' > of {
+			return GrubState{}, fmt.Errorf("grubenv: recovery on trial: id %q, tries left %q", id, left)
+		}
+		s.Trial = Entry{Seq: RecoverySeq, ID: id, Counted: true, Left: left[0] - '0'}
+		s.Trial.Done = of - s.Trial.Left
+	}
 	if stuck := vars["stuck"]; stuck != "" {
 		if len(stuck) != 1 || !isDigits(stuck) || stuck[0]-'0' > grubStuck {
 			return GrubState{}, fmt.Errorf("grubenv: stuck %q", stuck)
@@ -101,7 +118,7 @@ func ParseGrubEnv(b []byte) (GrubState, error) {
 		s.Stuck = int(stuck[0] - '0')
 	}
 	switch s.Next = vars["next"]; s.Next {
-	case "", "1", "2", "3", "recovery", "reset":
+	case "", "1", "2", "3", "recovery", "trial", "reset":
 	default:
 		return GrubState{}, fmt.Errorf("grubenv: next %q", s.Next)
 	}
@@ -133,6 +150,16 @@ func (s GrubState) Marshal() ([]byte, error) {
 	}
 	if s.Recovery != "" {
 		fmt.Fprintf(&b, "recovery=%s\n", s.Recovery)
+	}
+	if t := s.Trial; t.ID != "" {
+		given := t.Left + t.Done
+		if !ValidID(t.ID) || !t.Counted || given != RecoveryTries && given != BlessedTries {
+			return nil, fmt.Errorf("grubenv: recovery on trial %+v", t)
+		}
+		fmt.Fprintf(&b, "trial=%s\ntrialleft=%d\n", t.ID, t.Left)
+		if given != RecoveryTries {
+			fmt.Fprintf(&b, "trialof=%d\n", given)
+		}
 	}
 	if s.Next != "" {
 		fmt.Fprintf(&b, "next=%s\n", s.Next)

@@ -62,7 +62,11 @@ func GrubDiskConfig() []byte {
 		fmt.Fprintf(&b, "if [ -n \"$id%[1]d\" -a \"$left%[1]d\" != \"0\" ]; then set default=entry%[1]d; fi\n", i)
 	}
 	b.WriteString(`if [ -n "$next" ]; then
-	if [ "$next" = "recovery" -o "$next" = "reset" ]; then set default=$next; else set default=entry$next; fi
+	if [ "$next" = "recovery" -o "$next" = "trial" -o "$next" = "reset" ]; then
+		set default=$next
+	else
+		set default=entry$next
+	fi
 	set next=
 	save_env next
 fi
@@ -71,6 +75,7 @@ fi
 		grubEntry(&b, i, fmt.Sprintf("entry%d", i), "$name%[1]d - $state%[1]d", "")
 	}
 	grubRecovery(&b, "recovery", "$name_recovery - recovery", "kairos.role=recovery")
+	grubTrial(&b)
 	for i := 1; i <= GrubSlots; i++ {
 		grubEntry(&b, i, fmt.Sprintf("debug%d", i), "$name%[1]d - $state%[1]d, debug", " "+debugWords)
 	}
@@ -101,6 +106,9 @@ fi
 	b.WriteString(`set kairos_name="Kairos $recovery"
 if [ -f /kairos/$recovery/entry.cfg ]; then source /kairos/$recovery/entry.cfg; fi
 set name_recovery="$kairos_name"
+set kairos_name="Kairos $trial"
+if [ -n "$trial" -a -f /kairos/$trial/entry.cfg ]; then source /kairos/$trial/entry.cfg; fi
+set name_trial="$kairos_name"
 `)
 }
 
@@ -121,6 +129,29 @@ func grubEntry(b *strings.Builder, i int, id, title, words string) {
 }
 fi
 `, i, BlessedTries, CmdlineTries, words)
+}
+
+// GrubTrialID is the entry of a recovery system on trial: a grub.cfg of an older version has none.
+const GrubTrialID = "--id trial"
+
+// grubTrial is the entry of a recovery system on trial. Nothing but a choice for one start leads to it.
+func grubTrial(b *strings.Builder) {
+	fmt.Fprintf(b, `
+if [ -n "$trial" ]; then
+menuentry "$name_trial - recovery, on trial" %s {
+	if [ "$trialof" = "%d" ]; then
+		set kairos_words="%s"
+	else
+		set trialleft=0
+		save_env trialleft
+		set kairos_words="%[3]s %[4]s=0"
+	fi
+	set kairos_id=$trial
+	kairos_boot
+	reboot
+}
+fi
+`, GrubTrialID, BlessedTries, CmdlineRole+"="+RoleRecovery, CmdlineTries)
 }
 
 // grubRecovery is an entry of the recovery system, with words for the kernel.

@@ -264,6 +264,11 @@ func TestGrubEnv(t *testing.T) {
 		}, Recovery: id, Next: "recovery"},
 		{Entries: []Entry{Blessed(7, id), {Seq: 6, ID: hexB[:12], Counted: true, Left: 1, Done: 8}, OnTrial(5, id)},
 			Recovery: id, Stuck: grubStuck},
+		{Recovery: id, Trial: RecoveryOnTrial(hexB[:12]), Next: "trial"},
+		{Recovery: id, Trial: Entry{ID: hexB[:12], Counted: true, Done: 1}},
+		{Recovery: id, Trial: Blessed(RecoverySeq, hexB[:12])},
+		{Entries: []Entry{Blessed(7, id), Blessed(6, id), Blessed(5, id)}, Recovery: id, Stuck: grubStuck,
+			Trial: Blessed(RecoverySeq, hexB[:12]), Next: "recovery"},
 	} {
 		b, err := want.Marshal()
 		if err != nil {
@@ -290,6 +295,10 @@ func TestGrubEnv(t *testing.T) {
 		"many left": grubSignature + "id1=" + id + "\nseq1=00000001\nleft1=9\n",
 		"given":     grubSignature + "id1=" + id + "\nseq1=00000001\nleft1=1\nof1=5\n",
 		"stuck":     grubSignature + "stuck=7\n",
+		"no tries":  grubSignature + "trial=" + id + "\n",
+		"two tries": grubSignature + "trial=" + id + "\ntrialleft=2\n",
+		"trial's":   grubSignature + "trial=" + id + "\ntrialleft=2\ntrialof=3\n",
+		"trial":     grubSignature + "trial=..\ntrialleft=1\n",
 	} {
 		if _, err := ParseGrubEnv([]byte(bad)); err == nil {
 			t.Errorf("%s: accepted", name)

@@ -32,7 +32,8 @@ const (
 	RunHealthy = RunDir + "/healthy"
 	RunBlessed = RunDir + "/blessed"
 	// RunUnhealthy is an empty file that `kairos-apply bless` makes when it has written why the
-	// release fails (see FailureDir), before it restarts the machine. The guard then writes nothing.
+	// release fails (see FailureDir), or that a recovery system on trial has come up, before it restarts the machine.
+	// The guard then writes nothing, and ends a restart that hangs.
 	RunUnhealthy = RunDir + "/unhealthy"
 	// RunEject has the device of the live medium, where that is to be ejected at the end.
 	RunEject = RunDir + "/eject"
@@ -62,6 +63,8 @@ const (
 	// <id>.txt, its first line says why, and the last lines of the console follow. Whoever
 	// ends a boot writes it when it can (/init, the guard, the health checks).
 	FailureDir = "failures"
+	// RecoveryTrialPath is a file on STATE, JSON: why the last new recovery system that was tried is gone.
+	RecoveryTrialPath = FailureDir + "/recovery-trial.json"
 	// MaxFailureSize bounds such a file, in bytes.
 	MaxFailureSize = 64 << 10
 
@@ -112,6 +115,9 @@ type Boot struct {
 	// path that is not kept.
 	Problems []string `json:"problems,omitempty"`
 }
+
+// OnTrial says whether this is a recovery system that has to prove that it comes up.
+func (b Boot) OnTrial() bool { return b.Role == RoleRecovery && b.Trial }
 
 // ParseBoot reads RunBoot.
 func ParseBoot(b []byte) (Boot, error) {

@@ -18,6 +18,10 @@ type Loader interface {
 	Set(*Volume, State) error
 	// Next has it start something else than the state says, once. The zero Choice takes that back.
 	Next(*Volume, State, Choice) error
+	// Chosen says whether something is chosen for the next start.
+	Chosen(Files) (bool, error)
+	// CanTry says why a recovery system on trial cannot be started once.
+	CanTry(Files) error
 }
 
 // Files are an ESP's, as they are read.
@@ -110,7 +114,7 @@ func (p *ESP) ActivateRecovery(id string, files BootFiles) error {
 		return fail(err)
 	}
 	old := state.Recovery
-	state.Recovery = id
+	state.Recovery, state.Trial = id, layout.Entry{}
 	if err := p.set(state); err != nil {
 		return fail(err)
 	}
@@ -119,7 +123,24 @@ func (p *ESP) ActivateRecovery(id string, files BootFiles) error {
 			return fail(err)
 		}
 	}
+	if err := p.removeUnneeded(state); err != nil {
+		return fail(err)
+	}
 	return p.Names.Reclaim()
+}
+
+// removeUnneeded removes the UKIs whose entries a state does not have.
+func (p *ESP) removeUnneeded(s State) error {
+	names, err := unneeded(p.Volume, s)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := p.Remove(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // put brings a release's boot files to the ESP; the UKI gets its name last. Files of these names with other content,
@@ -194,14 +215,8 @@ func (p *ESP) Retire(keep []string) (gone []string, err error) {
 	if err := p.set(stay); err != nil {
 		return nil, err
 	}
-	names, err := unneeded(p.Volume, stay)
-	if err != nil {
+	if err := p.removeUnneeded(stay); err != nil {
 		return nil, err
-	}
-	for _, name := range names {
-		if err := p.Remove(name); err != nil {
-			return nil, err
-		}
 	}
 	return gone, p.removeLeftovers(stay)
 }
@@ -226,7 +241,7 @@ func unneeded(files Files, s State) ([]string, error) {
 	var found []string
 	for _, name := range names {
 		e, err := layout.ParseEntry(name)
-		if err == nil && !inState(s, e) && (e.Seq != layout.RecoverySeq || e.ID != s.Recovery) {
+		if err == nil && !inState(s, e) {
 			found = append(found, entryPath(e))
 		}
 	}

@@ -57,6 +57,8 @@ func (s State) Choose(what string) (Choice, error) {
 		return Choice{Entry: s.Entries[i]}, nil
 	case what != "" && what == s.Recovery:
 		return recovery, nil
+	case what != "" && what == s.Trial.ID:
+		return Choice{Entry: s.Trial}, nil
 	}
 	return Choice{}, fmt.Errorf("%q does not start here: choose %s, %s, %s, %s or a release: %s",
 		what, ChooseActive, ChoosePassive, ChooseRecovery, ChooseReset, strings.Join(s.IDs(), " "))

@@ -10,6 +10,8 @@
 //	blessed    9 tries, armed again at each healthy boot
 //	recovery   not counted: it is what remains
 //
+// A new recovery system is beside the old one first, with one try, and started by a choice for one start alone.
+//
 // A release without tries left comes after all others, so that active, passive and recovery follow each other without
 // any code of ours having to run.
 package loader
@@ -28,16 +30,22 @@ type State struct {
 	Entries []layout.Entry
 	// Recovery is the id of the recovery system, or "".
 	Recovery string
+	// Trial is a new recovery system that has to prove that it comes up before it takes the old one's place: blessed
+	// when it has. Its ID is "" where there is none. A power cut may leave it without an old one: then it has come up.
+	Trial layout.Entry
 }
 
 // NewState orders entries as the loader does.
 func NewState(entries []layout.Entry) State {
 	var s State
 	for _, e := range entries {
-		if e.Seq == layout.RecoverySeq {
-			s.Recovery = e.ID
-		} else {
+		switch {
+		case e.Seq != layout.RecoverySeq:
 			s.Entries = append(s.Entries, e)
+		case e.Counted:
+			s.Trial = e
+		default:
+			s.Recovery = e.ID
 		}
 	}
 	slices.SortFunc(s.Entries, func(a, b layout.Entry) int {
@@ -57,6 +65,9 @@ func (s State) All() []layout.Entry {
 	entries := slices.Clone(s.Entries)
 	if s.Recovery != "" {
 		entries = append(entries, layout.Entry{Seq: layout.RecoverySeq, ID: s.Recovery})
+	}
+	if s.Trial.ID != "" {
+		entries = append(entries, s.Trial)
 	}
 	return entries
 }
@@ -112,6 +123,10 @@ func (s State) Describe(e layout.Entry) string {
 	passive, _ := s.Passive()
 	role := "older"
 	switch {
+	case e.Seq == layout.RecoverySeq && e.Bad():
+		return "recovery, failed"
+	case e.Seq == layout.RecoverySeq && !e.Blessed():
+		return "recovery, on trial"
 	case e.Seq == layout.RecoverySeq:
 		return "recovery"
 	case e.Bad():
@@ -160,7 +175,7 @@ func (s State) Bless(id string) (State, bool) {
 // Keep returns the state with the newest entry of each of these releases, and recovery; and the releases that have no
 // entry any more.
 func (s State) Keep(ids []string) (stay State, gone []string) {
-	stay.Recovery = s.Recovery
+	stay.Recovery, stay.Trial = s.Recovery, s.Trial
 	for _, e := range s.Entries {
 		if slices.Contains(ids, e.ID) && !stay.Has(e.ID) {
 			stay.Entries = append(stay.Entries, e)
@@ -171,7 +186,10 @@ func (s State) Keep(ids []string) (stay State, gone []string) {
 	return stay, gone
 }
 
-// inState says whether e is one of the entries, whatever its counter.
+// inState says whether e is one of the entries, whatever its counter is; whether it has one tells the recovery systems
+// apart.
 func inState(s State, e layout.Entry) bool {
-	return slices.ContainsFunc(s.Entries, func(x layout.Entry) bool { return x.Seq == e.Seq && x.ID == e.ID })
+	return slices.ContainsFunc(s.All(), func(x layout.Entry) bool {
+		return x.Seq == e.Seq && x.ID == e.ID && (e.Seq != layout.RecoverySeq || x.Counted == e.Counted)
+	})
 }

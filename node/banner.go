@@ -103,13 +103,18 @@ func (m *Machine) CollectPanic() error {
 	if log == "" {
 		return nil
 	}
+	return m.reportFailure(id, panicReason(log), log)
+}
+
+// panicReason is a panic's reason, from its log.
+func panicReason(log string) string {
 	reason := "the kernel panicked"
 	for line := range strings.Lines(log) {
 		if _, after, ok := strings.Cut(line, "Kernel panic - not syncing: "); ok {
 			reason = "kernel panic: " + strings.TrimSpace(after)
 		}
 	}
-	return m.reportFailure(id, reason, log)
+	return reason
 }
 
 // pstore returns the records of the last panic. Each has a part of the log, the first

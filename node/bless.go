@@ -63,6 +63,9 @@ const lastRound = 30 * time.Second
 // *[UnhealthyError]; the loader has counted this try already.
 func (m *Machine) Bless(v Verdict) (api.Assessment, error) {
 	a := api.Assessment{Release: m.Boot.Release, Outcome: api.OutcomeNoTrial, Checks: v.Checks}
+	if m.Boot.OnTrial() {
+		return m.proveRecovery(a)
+	}
 	if m.Boot.Role != layout.RoleSystem {
 		if m.ESP != nil {
 			_ = m.forgetRestart() // a medium that comes up next waits for a person, at worst
@@ -110,7 +113,7 @@ func (m *Machine) Bless(v Verdict) (api.Assessment, error) {
 	if _, there := os.Stat(report); there == nil {
 		err = errors.Join(err, m.FS.Remove(report))
 	}
-	return a, err
+	return a, errors.Join(err, m.settleRecovery(context.Background()))
 }
 
 // blessesOnESP says whether [Machine.Bless] changes the ESP alone: the release was blessed before and is healthy, and
@@ -118,6 +121,9 @@ func (m *Machine) Bless(v Verdict) (api.Assessment, error) {
 func blessesOnESP(boot layout.Boot, stateDir fs.FS, s loader.State, v Verdict) bool {
 	if boot.Role != layout.RoleSystem || v.Err != nil || !s.Has(boot.Release) || s.OnTrial(boot.Release) {
 		return false
+	}
+	if s.Trial.ID != "" && (s.Trial.Bad() || s.Trial.Blessed()) {
+		return false // a recovery system was tried
 	}
 	reported := func(id string) bool {
 		_, err := fs.Stat(stateDir, layout.FailurePath(id))
@@ -165,11 +171,16 @@ func started(root string, now time.Time) time.Time {
 
 // reportFailure records on STATE why a release failed.
 func (m *Machine) reportFailure(id, reason, log string) error {
+	return m.report(m.State.Dir(), id, reason, log)
+}
+
+// report is reportFailure in a store's folder.
+func (m *Machine) report(dir, id, reason, log string) error {
 	text := strings.ReplaceAll(reason, "\n", " ") + "\n" + log
 	if len(text) > layout.MaxFailureSize {
 		text = text[:layout.MaxFailureSize]
 	}
-	path := filepath.Join(m.State.Dir(), layout.FailurePath(id))
+	path := filepath.Join(dir, layout.FailurePath(id))
 	if err := m.FS.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("report failure of release %s: %w", id, err)
 	}

@@ -92,7 +92,7 @@ func (m *Machine) wouldChange(
 		return false, err
 	}
 	if o.Recovery {
-		if slots.Recovery == c.Release && m.complete(target, c.Release) {
+		if (slots.Recovery == c.Release || slots.Trial.ID == c.Release) && m.complete(target, c.Release) {
 			return true, nil
 		}
 	} else {
@@ -111,7 +111,7 @@ func (m *Machine) wouldChange(
 	stay := append(m.protected(slots), c.Release)
 	gives, keep := int64(0), m.protected(slots)
 	if o.Recovery { // its old release stays until the new one is there
-		stay, keep = []string{c.Release}, []string{slots.Recovery}
+		stay, keep = []string{c.Release}, recoveryKeeps(slots)
 	}
 	found, err := target.Releases()
 	if err != nil {

@@ -43,7 +43,11 @@ func Look(root string) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
-	booted := m.slotsOf(store.New(m.bootedStore()))
+	here := store.New(m.bootedStore())
+	if b.Role == layout.RoleSystem {
+		m.State = here
+	}
+	booted := m.slotsOf(here)
 	missing := false
 	other := func(e layout.Entry) *api.Slot {
 		s, ok := known[e.ID]

@@ -199,6 +199,7 @@ func TestPowerCutAtEachStep(t *testing.T) {
 			return m.adopt(ctx, medium, release, InstallOptions{Config: config.Merge(forced)})
 		}, []string{b.id, a.id}, nil},
 	}
+	operations = append(operations, trialOperations(t, a, b, c)...)
 	for _, firmware := range []string{"uefi", "bios"} {
 		for _, op := range operations {
 			t.Run(firmware+"/"+op.name, func(t *testing.T) {

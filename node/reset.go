@@ -31,6 +31,9 @@ type ResetOptions struct {
 // release that used up its tries and was never healthy is not installed again by itself: that is refused, for it would
 // go on for ever.
 func (m *Machine) ResetWanted(auto bool) (bool, error) {
+	if m.Boot.OnTrial() {
+		return false, nil // it is here to show that it comes up
+	}
 	b, err := os.ReadFile(m.path("proc/cmdline"))
 	if err != nil {
 		return false, err

@@ -110,7 +110,7 @@ func Clean(root string) (clean bool, err error) {
 		}
 		recovery := store.View{FS: files}
 		if slots.Recovery != "" && completeIn(recovery, slots.Recovery) {
-			clean, err = recovery.Clean([]string{slots.Recovery})
+			clean, err = recovery.Clean(recoveryKeeps(slots))
 		}
 		return err
 	})
@@ -140,7 +140,7 @@ func (m *Machine) GC(ctx context.Context, progress Progress) ([]string, error) {
 			return gone, err
 		}
 		if slots.Recovery != "" && m.complete(m.Recovery, slots.Recovery) {
-			if _, err := store.NewOn(m.Recovery.Dir(), m.FS).GC(ctx, []string{slots.Recovery}); err != nil {
+			if _, err := store.NewOn(m.Recovery.Dir(), m.FS).GC(ctx, recoveryKeeps(slots)); err != nil {
 				return gone, err
 			}
 		}

@@ -28,6 +28,8 @@ type stagedRelease struct {
 	release  layout.Release
 	files    loader.BootFiles
 	transfer api.Transfer
+	// recoveryTrial says that the image ends a trial as a recovery system by itself.
+	recoveryTrial bool
 }
 
 // bootFacts are what a release's record says of its boot files.
@@ -39,6 +41,8 @@ type bootFacts struct {
 	// secureBoot has the certificate of the key that has signed loader and UKI; nil: nobody has to.
 	secureBoot *boot.SecureBoot
 	loader     []byte // systemd-boot
+	// recoveryTrial is as in stagedRelease.
+	recoveryTrial bool
 }
 
 // stage brings an image into a store: missing layers, then release.json. Nothing that
@@ -137,7 +141,7 @@ func (m *Machine) stage(
 	if err := s.AddRelease(release); err != nil {
 		return nil, err
 	}
-	return &stagedRelease{release, files, transfer(moved)}, nil
+	return &stagedRelease{release, files, transfer(moved), facts.recoveryTrial}, nil
 }
 
 func (m *Machine) stageLayers(
@@ -261,6 +265,7 @@ func readBootFiles(s *store.Store, r layout.Release, progress Progress) (loader.
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return files, facts, fmt.Errorf("the image's boot loader: %w", err)
 	}
+	facts.recoveryTrial = boot.EndsRecoveryTrial(tree)
 	if facts.v1 = boot.ReadsRelease(tree) < layout.ReleaseSchema; fits {
 		files, err = imageBootFiles(tree)
 	} else {

@@ -109,6 +109,22 @@ func (m *Machine) status(state loader.State, onState, onRecovery slots) api.Stat
 	if s.Mode == api.ModeRecovery {
 		s.Booted = s.Recovery
 	}
+	if t := state.Trial; t.ID != "" && onRecovery != nil {
+		s.RecoveryTrial = &api.RecoveryTrial{State: api.TrialPending, Slot: *onRecovery(t)}
+		switch {
+		case t.Blessed():
+			s.RecoveryTrial.State = api.TrialPassed
+		case b.OnTrial() && b.Release == t.ID:
+			s.RecoveryTrial.State = api.TrialRunning
+		case t.Bad():
+			s.RecoveryTrial.State = api.TrialFailed
+		}
+		if s.Mode == api.ModeRecovery && b.Release == t.ID {
+			s.Booted = &s.RecoveryTrial.Slot
+		}
+	} else if m.State != nil {
+		s.RecoveryTrial = failedTrial(os.DirFS(m.State.Dir()))
+	}
 	if onState == nil {
 		return s
 	}

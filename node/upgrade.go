@@ -26,6 +26,8 @@ import (
 type UpgradeOptions struct {
 	Source   source.Ref
 	Recovery bool // the recovery system instead of the active one
+	// NoTrial replaces the recovery system at once: else the new one is started once before the old one goes.
+	NoTrial bool
 	// UnlessFailed refuses a release that used up its tries here, and is still known for that.
 	UnlessFailed bool
 	// Containerd is the address of a running daemon that does the fetching. Empty: its parts in
@@ -388,8 +390,8 @@ func (m *Machine) collect(ctx context.Context, e *fetch.Engine, progress Progres
 	return gone, err
 }
 
-// upgradeRecovery replaces the recovery system. Its old release stays until the new one
-// was read back from the disk and has its boot entry.
+// upgradeRecovery replaces the recovery system. Its old release stays until the new one was read back from the disk,
+// and has been started once where it can be: see [Machine.settleRecovery].
 func (m *Machine) upgradeRecovery(
 	ctx context.Context,
 	e *fetch.Engine,
@@ -398,9 +400,21 @@ func (m *Machine) upgradeRecovery(
 	h *hooks,
 	o UpgradeOptions,
 ) (api.Result, error) {
+	if err := m.settleRecovery(ctx); err != nil {
+		return r, err
+	}
 	slots, err := m.ESP.State()
 	if err != nil {
 		return r, err
+	}
+	if slots.Trial.ID == r.Release && slots.Recovery != r.Release && !o.NoTrial && m.complete(m.Recovery, r.Release) {
+		return m.tryAgain(ctx, r, o.Progress)
+	}
+	if slots.Trial.ID != "" {
+		if err := m.dropTrial(ctx); err != nil {
+			return r, err
+		}
+		slots.Trial = layout.Entry{}
 	}
 	if slots.Recovery == r.Release && m.complete(m.Recovery, r.Release) {
 		if err := m.repairRecovery(ctx, r.Release, o.Progress); err != nil {
@@ -418,7 +432,14 @@ func (m *Machine) upgradeRecovery(
 	if err != nil {
 		return r, err
 	}
-	if have, err := m.freeBytes(m.Recovery.Dir()); err != nil {
+	have, err := m.freeBytes(m.Recovery.Dir())
+	if err == nil && have < need+reserve && slots.Recovery != "" && m.complete(m.Recovery, slots.Recovery) {
+		// What an interrupted run has left may be what is in the way.
+		if _, err = m.Recovery.GC(ctx, []string{slots.Recovery}); err == nil {
+			have, err = m.freeBytes(m.Recovery.Dir())
+		}
+	}
+	if err != nil {
 		return r, err
 	} else if have < need+reserve {
 		return r, refuse("the recovery partition has %s free where the image's new layers need about %s: "+
@@ -444,7 +465,7 @@ func (m *Machine) upgradeRecovery(
 		return r, err
 	}
 	o.Progress.step(api.StepActivate, r.Release)
-	if err := m.ESP.ActivateRecovery(r.Release, staged.files); err != nil {
+	if r.OnTrial, err = m.activateRecovery(slots, staged, o); err != nil {
 		return r, m.explain(err)
 	}
 	r.Changed, r.Version, r.Transfer = true, staged.release.Version, staged.transfer
@@ -470,12 +491,15 @@ func (m *Machine) repairRecovery(ctx context.Context, id string, progress Progre
 
 // finishRecovery removes what the new recovery system does not need.
 func (m *Machine) finishRecovery(ctx context.Context, r api.Result) (api.Result, error) {
-	removed, err := m.Recovery.GC(ctx, []string{r.Release})
-	r.Removed = removed.Releases
+	slots, err := m.ESP.State()
 	if err != nil {
 		return r, err
 	}
-	slots, err := m.ESP.State()
+	if err := m.forgetTrial(); err != nil {
+		return r, err
+	}
+	removed, err := m.Recovery.GC(ctx, recoveryKeeps(slots))
+	r.Removed = removed.Releases
 	if err != nil {
 		return r, err
 	}

@@ -38,6 +38,9 @@ boot loader goes back to the release before it.
 The image runs this by itself when it has started. The deadline is 600 seconds after the start
 of the machine, or what kairos.deadline= on the kernel's command line says.
 
+A new recovery system, which "upgrade --recovery" has started once, is found good when it has come as far as
+this; with --boot the machine restarts then.
+
 With -o json the output is one object: release, outcome ("blessed", "good already",
 "not on trial", "unhealthy"), checks ({name, ok, output}).
 
@@ -76,6 +79,10 @@ With -o json the output is one object: release, outcome ("blessed", "good alread
 				}
 				return err
 			})
+			if b, berr := node.ReadBoot("/"); boot && !private() && berr == nil && b.OnTrial() {
+				fmt.Fprintln(a.err, "kairos-apply: the recovery system was on trial: restarting")
+				return errors.Join(err, node.Restart(c.Context()))
+			}
 			if boot && a.unhealthy(err) && !private() {
 				fmt.Fprintln(a.err, "kairos-apply: restarting, so that the boot loader can go on")
 				return errors.Join(err, node.Restart(c.Context()))

@@ -24,7 +24,7 @@ func (a *app) status() *cobra.Command {
   booted    the release that runs
   active    boots next
   passive   boots when the active one has used up its tries
-  recovery  boots when both have
+  recovery  boots when both have; a second line is a new one, which is started once before it takes that place
   failed    used up its tries; its report says why, as far as it could be written
 
 With -o json the output is one object: schema (1), mode ("installed", "recovery", "live", or
@@ -34,7 +34,8 @@ problem (why it cannot boot, where that is known) and failure ({reason, log} of 
 Of a sealed system trust has what a release needs to boot: mode ("required" or "warn"), threshold,
 epoch and keys ({id, algorithm, name}); and each release has its epoch, its signatures (the same, and
 trusted where that key has signed it) and refused, why this system does not accept it.
-problems lists what this boot could not do as configured, such as a persistent path that is not kept.
+recoveryTrial, where there is one, has the same of a new recovery system, and state ("pending", "running", "passed",
+"failed"). problems lists what this boot could not do as configured, such as a persistent path that is not kept.
 
 ` + exitCodes,
 		Args: cobra.NoArgs,

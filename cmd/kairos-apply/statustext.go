@@ -39,6 +39,9 @@ func statusText(w io.Writer, s api.Status) error {
 	row("active", s.Active)
 	row("passive", s.Passive)
 	row("recovery", s.Recovery)
+	if r := s.RecoveryTrial; r != nil {
+		fmt.Fprintf(t, "recovery\t%s\t%s\t%s\t%s\n", r.Release, dash(r.Version), trialState(r), dash(r.Image))
+	}
 	for i := range s.Failed {
 		row("failed", &s.Failed[i])
 	}
@@ -65,6 +68,16 @@ func statusText(w io.Writer, s api.Status) error {
 		}
 		if _, err := fmt.Fprintln(w, indent(line)); err != nil {
 			return err
+		}
+	}
+	if t := s.RecoveryTrial; t != nil && t.State == api.TrialFailed {
+		reason, log := "it did not come up", ""
+		if t.Failure != nil {
+			reason, log = t.Failure.Reason, t.Failure.Log
+		}
+		fmt.Fprintf(w, "\nThe new recovery system %s was tried and failed; the old one stays: %s\n", t.Release, reason)
+		if log != "" {
+			fmt.Fprintf(w, "Last lines of its console:\n%s\n", indent(lastLines(log, 20)))
 		}
 	}
 	failed := s.Failed
@@ -153,6 +166,19 @@ func plural(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// trialState says in a word or two what a recovery system's trial has come to.
+func trialState(t *api.RecoveryTrial) string {
+	switch t.State {
+	case api.TrialPending:
+		return "new, starts next, once"
+	case api.TrialRunning:
+		return "on trial, runs now"
+	case api.TrialPassed:
+		return "new, came up, takes the old one's place"
+	}
+	return "new, did not come up"
 }
 
 // state says in a word or two how a release is.

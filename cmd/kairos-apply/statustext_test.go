@@ -51,3 +51,24 @@ passive, bbbb, epoch 0, is not signed
 		t.Errorf("a system that is not sealed: %s, %v", b.String(), err)
 	}
 }
+
+// A recovery system that is tried is a line of its own, and why one failed is said.
+func TestStatusTellsOfARecoverySystemOnTrial(t *testing.T) {
+	for state, want := range map[string]string{
+		api.TrialPending: "starts next, once", api.TrialRunning: "on trial, runs now",
+		api.TrialPassed: "takes the old one's place",
+		api.TrialFailed: "the old one stays: kernel panic: x\nLast lines of its console:\n    last",
+	} {
+		trial := &api.RecoveryTrial{State: state, Slot: api.Slot{Release: "0123456789ab"}}
+		if state == api.TrialFailed {
+			trial.Failure = &api.Failure{Reason: "kernel panic: x", Log: "last"}
+		}
+		var b strings.Builder
+		if err := statusText(&b, api.Status{Mode: api.ModeInstalled, RecoveryTrial: trial}); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.String(); !strings.Contains(got, want) || !strings.Contains(got, "recovery  0123456789ab") {
+			t.Errorf("%s:\n%s", state, got)
+		}
+	}
+}

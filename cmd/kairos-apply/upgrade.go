@@ -71,11 +71,12 @@ func (a *app) activate(
 	return a.privately(ctx, func() error {
 		var then afterwards
 		var release string
+		var onTrial bool
 		err := a.locked(ctx, a.waitLock, node.Open, func(m *node.Machine) error {
 			p := a.progress()
 			r, next, err := do(m, p.show)
 			p.end()
-			release, then = r.Release, next
+			release, then, onTrial = r.Release, next, r.OnTrial
 			if err != nil || wait && !node.RestartWanted("/") {
 				return err
 			}
@@ -87,7 +88,7 @@ func (a *app) activate(
 		switch {
 		case err != nil:
 			return err
-		case node.RestartWanted("/") && !wait:
+		case (node.RestartWanted("/") || onTrial) && !wait:
 			return then.do(ctx)
 		case node.RestartWanted("/"):
 			if s, err := node.Look("/"); (err == nil || errors.Is(err, node.ErrNotKnown)) && active(s, release) {
@@ -133,6 +134,12 @@ snapshots too, where its configuration has
   [plugins."io.containerd.snapshotter.v1.erofs"]
     layer_content_caches = ["/run/kairos/store/blobs"]
 
+With --recovery the new recovery system is put beside the old one, and the next start is its, once: it shows that it
+comes up, and restarts the machine by itself. Then it takes the old one's place; if it did not come up, it goes,
+and status says why. Neither costs the active release a try. Where it cannot be started once (no room
+for both on the ESP, an image of an older version), or with --no-trial, it takes that place when it was read
+back from the disk.
+
 With --check nothing changes: it says what would be fetched, written and removed, and which labels
 io.kairos.* and packages (dpkg's and apk's) differ from what runs. Its exit code is 0 where there is
 nothing to do, 9 where an upgrade would change what boots, and 6 where it would be refused. Packages of
@@ -144,7 +151,8 @@ over a new connection, does not upgrade again: it ends when the release is bless
 failed and another one runs, with 10. kairos-apply wait does only that.
 
 With -o json the output is one object: release, version, changed (whether another release
-boots next than before), removed (releases that no role needs any more), and where a published
+boots next than before), onTrial (a new recovery system is started once),
+removed (releases that no role needs any more), and where a published
 release was fetched: fetched, reused, written (bytes of its new layers), ranges, requests, and with --wait outcome
 ("blessed", "fell back") and failure; with --check what package
 api calls an UpgradeCheck.
@@ -190,7 +198,9 @@ api calls an UpgradeCheck.
 				o.Progress = p
 				o.UnlessFailed = o.UnlessFailed || wait
 				if wait && o.Recovery {
-					return r, then, &usageError{errors.New("--wait: the recovery system is not tried")}
+					return r, then, &usageError{
+						errors.New("--wait: of a recovery system's trial `kairos-apply status` tells"),
+					}
 				}
 				r, err = m.Upgrade(c.Context(), o)
 				return r, power.over(c, u.Reboot, u.PowerOff), err
@@ -204,6 +214,8 @@ api calls an UpgradeCheck.
 		"with --check: fetch what tells of the image's packages, without keeping it")
 	c.Flags().BoolVar(&o.UnlessFailed, "unless-failed", false, "refuse a release that has failed on this node before")
 	c.Flags().BoolVar(&o.Recovery, "recovery", false, "upgrade the recovery system instead")
+	c.Flags().BoolVar(&o.NoTrial, "no-trial", false,
+		"with --recovery: replace the recovery system at once, without starting the new one before")
 	power.flags(c, unlessRuns)
 	c.Flags().
 		StringVar(&o.Containerd, "containerd", "", "let the containerd at this `ADDRESS` fetch and keep the layers")
@@ -350,6 +362,9 @@ func (a *app) printResult(r api.Result, unchanged string) error {
 		name += " (" + r.Version + ")"
 	}
 	switch {
+	case r.OnTrial:
+		fmt.Fprintf(a.out, "%s is started once by the next start, and is the recovery system when it has come up. "+
+			"Restart the machine for that.\n", name)
 	case !r.Changed:
 		fmt.Fprintf(a.out, "%s %s.\n", name, unchanged)
 	case r.Recovery:

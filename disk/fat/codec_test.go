@@ -41,3 +41,14 @@ func TestDirent(t *testing.T) {
 		}
 	}
 }
+
+// A short name in small letters, as Windows NT, Linux and mtools keep it, is read as it was written.
+func TestSmallLetters(t *testing.T) {
+	for flags, want := range map[byte]string{
+		0: "GRUB.CFG", stemIsSmall: "grub.CFG", extIsSmall: "GRUB.cfg", stemIsSmall | extIsSmall: "grub.cfg",
+	} {
+		if got := shortText(append([]byte("GRUB    CFG\x00"), flags)); got != want {
+			t.Errorf("flags %x: %q, want %q", flags, got, want)
+		}
+	}
+}

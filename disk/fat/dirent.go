@@ -106,10 +106,22 @@ func isShort(name string) bool {
 	return stem != "" && ok(stem, 8) && ok(ext, 3) && (ext != "" || !strings.Contains(name, "."))
 }
 
+// Flags in a dirent's byte 12: Windows NT, Linux and mtools keep a short name in small letters so.
+const (
+	stemIsSmall = 1 << 3
+	extIsSmall  = 1 << 4
+)
+
 // shortText is the name that a dirent has, as a person writes it.
 func shortText(b []byte) string {
-	name := strings.TrimRight(string(b[:8]), " ")
-	if ext := strings.TrimRight(string(b[8:11]), " "); ext != "" {
+	small := func(s string, flag byte) string {
+		if s = strings.TrimRight(s, " "); b[12]&flag != 0 {
+			return strings.ToLower(s)
+		}
+		return s
+	}
+	name := small(string(b[:8]), stemIsSmall)
+	if ext := small(string(b[8:11]), extIsSmall); ext != "" {
 		name += "." + ext
 	}
 	return name

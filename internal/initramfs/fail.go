@@ -40,7 +40,7 @@ func (m *Machine) restart(err error) {
 		m.Log.Crit("stopped, since the command line has panic=0")
 		stop()
 	}
-	if m.Source.Boot.Role == layout.RoleRecovery && m.Source.Boot.Firmware == layout.FirmwareUEFI {
+	if boot.Role == layout.RoleRecovery && !boot.Trial && boot.Firmware == layout.FirmwareUEFI {
 		// Under BIOS it is GRUB that waits.
 		n := efi.Failures() + 1
 		if err := efi.SetFailures(n); err != nil {

@@ -4,6 +4,8 @@
 package grub
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 
 	"github.com/kairos-buildkit/kairos/layout"
@@ -22,6 +24,9 @@ func (Loader) Entries(v loader.Files) ([]layout.Entry, error) {
 	entries := g.Entries
 	if g.Recovery != "" {
 		entries = append(entries, layout.Entry{Seq: layout.RecoverySeq, ID: g.Recovery})
+	}
+	if g.Trial.ID != "" {
+		entries = append(entries, g.Trial)
 	}
 	return entries, nil
 }
@@ -44,8 +49,26 @@ func (Loader) Next(v *loader.Volume, s loader.State, c loader.Choice) error {
 	return write(v, g)
 }
 
+// Chosen says whether grubenv has a choice.
+func (Loader) Chosen(v loader.Files) (bool, error) {
+	g, err := read(v)
+	return g.Next != "", err
+}
+
+// CanTry says why GRUB does not start a recovery system on trial: its grub.cfg is that of an older version until the
+// release that brought another one is blessed.
+func (Loader) CanTry(v loader.Files) error {
+	b, err := v.ReadFile(layout.GrubConfig)
+	if err == nil && !bytes.Contains(b, []byte(layout.GrubTrialID)) {
+		err = errors.New("the boot loader's configuration is that of an older version")
+	}
+	return err
+}
+
 func state(s loader.State) layout.GrubState {
-	return layout.GrubState{Recovery: s.Recovery, Entries: s.Entries[:min(len(s.Entries), layout.GrubSlots)]}
+	return layout.GrubState{
+		Recovery: s.Recovery, Trial: s.Trial, Entries: s.Entries[:min(len(s.Entries), layout.GrubSlots)],
+	}
 }
 
 // next is what a choice is called in grubenv, and "" where there is none such.
@@ -53,6 +76,8 @@ func next(g layout.GrubState, c loader.Choice) string {
 	switch {
 	case !c.Chosen():
 		return ""
+	case c.Entry.Seq == layout.RecoverySeq && c.Entry.ID == g.Trial.ID && !c.Reset:
+		return "trial"
 	case c.Entry.Seq == layout.RecoverySeq && c.Entry.ID != g.Recovery:
 		return ""
 	case c.Reset:
@@ -73,6 +98,8 @@ func chosen(g layout.GrubState) loader.Choice {
 	switch g.Next {
 	case "recovery", "reset":
 		return loader.Choice{Entry: layout.Entry{Seq: layout.RecoverySeq, ID: g.Recovery}, Reset: g.Next == "reset"}
+	case "trial":
+		return loader.Choice{Entry: g.Trial}
 	case "1", "2", "3":
 		if i := int(g.Next[0] - '1'); i < len(g.Entries) {
 			return loader.Choice{Entry: g.Entries[i]}

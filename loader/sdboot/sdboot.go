@@ -5,6 +5,8 @@ package sdboot
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/kairos-buildkit/kairos/internal/efivars"
@@ -34,17 +36,24 @@ func (Loader) Entries(v loader.Files) ([]layout.Entry, error) {
 	return entries, nil
 }
 
-// Set renames the UKIs whose counter is another one; it makes and removes none. Then it has the menu show what each
-// one is, and offer the reset by the recovery system that there is.
+// Set renames the UKIs whose counter is another one; it makes none, and removes none but the recovery system whose
+// place another one takes. Then it has the menu show what each one is, and offer the reset by the
+// recovery system that there is.
 func (l Loader) Set(v *loader.Volume, s loader.State) error {
 	have, err := l.Entries(v)
 	if err != nil {
 		return err
 	}
 	for _, h := range have {
-		for _, want := range s.Entries {
-			if h.Seq != want.Seq || h.ID != want.ID || h == want {
+		for _, want := range s.All() {
+			if h.Seq != want.Seq || h.ID != want.ID || h == want || slices.Contains(have, want) {
 				continue
+			}
+			if h.Seq == layout.RecoverySeq && !want.Counted {
+				// First: of two that are not counted nobody would know which one came up.
+				if err := removeRecovery(v, have); err != nil {
+					return err
+				}
 			}
 			if err := v.Rename(layout.UKIDir+"/"+h.String(), layout.UKIDir+"/"+want.String()); err != nil {
 				return err
@@ -57,11 +66,24 @@ func (l Loader) Set(v *loader.Volume, s loader.State) error {
 		if err != nil {
 			return err
 		}
-		if e.Seq == layout.RecoverySeq {
+		if e.Seq == layout.RecoverySeq && !e.Counted {
 			recovery = name
 		}
 	}
 	return l.reset(v, s, recovery)
+}
+
+// removeRecovery removes the recovery systems that are not on trial.
+func removeRecovery(v *loader.Volume, have []layout.Entry) error {
+	for _, e := range have {
+		if e.Seq != layout.RecoverySeq || e.Counted {
+			continue
+		}
+		if err := v.Remove(layout.UKIDir + "/" + e.String()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // title writes what an entry is into its UKI: one sector, which no power cut tears. It returns the entry's name. Where
@@ -90,6 +112,18 @@ func (Loader) reset(v *loader.Volume, s loader.State, name string) error {
 
 // oneShot is the variable that names what the loader starts once. The loader removes it.
 const oneShot = "LoaderEntryOneShot"
+
+// Chosen says whether it is set.
+func (l Loader) Chosen(loader.Files) (bool, error) {
+	b, err := l.Variables.Read(oneShot, efivars.Loader)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return len(b) > 0, err
+}
+
+// CanTry says why that variable cannot be set.
+func (l Loader) CanTry(loader.Files) error { return l.Variables.Check() }
 
 // Next sets or removes that variable.
 func (l Loader) Next(v *loader.Volume, s loader.State, c loader.Choice) error {

@@ -219,6 +219,8 @@ func bootAgain(t *testing.T, j *judge, c recorded) {
 		),
 		t: t,
 	}
+	// A new recovery system may be chosen for one start: it restarts the machine by itself.
+	m.Expect(`kairos: booting [^\n]*\(system\)`, 10*time.Minute)
 	m.up()
 	m.blessed()
 	s := m.status()

@@ -81,9 +81,13 @@ func life(t *testing.T, m *machine, reg *server) (all []recorded) {
 	})
 	third = command("upgrade after a kill", "upgrade", "third", active(&third)).now
 	command("upgrade of recovery", "upgrade --recovery", "third", func(_ *machine, s api.Status) bool {
+		if t := s.RecoveryTrial; t != nil {
+			return t.Release == third && t.State == api.TrialPending && t.Problem == "" && s.Recovery.Problem == ""
+		}
 		return s.Recovery != nil && s.Recovery.Release == third && s.Recovery.Problem == ""
 	})
-	if s := m.status(); second == first || third == second || s.Recovery.Release != third {
+	if s := m.status(); second == first || third == second || s.RecoveryTrial == nil ||
+		s.RecoveryTrial.Release != third || s.Recovery.Release != first {
 		t.Fatalf("the commands did not do what they are for: %s", show(s))
 	}
 	m.PowerCut()

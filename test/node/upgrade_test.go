@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/internal/qemu"
 )
 
@@ -148,13 +149,30 @@ func TestInstallAndUpgrade(t *testing.T) {
 			t.Errorf("kept: %q", got)
 		}
 
-		// And back.
+		// And back. On the way a new recovery system is started, once, and restarts the machine by itself.
+		m.apply("upgrade --recovery " + reg.ref(m, "v2"))
 		m.apply("rollback")
-		m.reboot()
+		if s = m.status(); s.RecoveryTrial == nil || s.RecoveryTrial.State != api.TrialPending ||
+			s.RecoveryTrial.Release != second || s.Recovery.Release != first || s.Active.Release != first {
+			t.Errorf("status before the recovery system's trial: %s", show(s))
+		}
+		m.soon("systemctl reboot")
+		m.Expect(`kairos: booting v2, release `+second+`[^\n]*\(recovery\)`, 10*time.Minute)
+		m.Expect(`kairos: booting [^\n]*`+first+`[^\n]*\(system\)`, 10*time.Minute)
+		m.up()
 		m.blessed()
 		if s = m.status(); s.Booted.Release != first || !s.Booted.Blessed || s.Passive == nil ||
 			s.Passive.Release != second {
 			t.Errorf("status after the rollback: %s", show(s))
+		}
+		// The blessing gives the new one the old one's place after it has said that the release is good.
+		const promoted = "until kairos-apply status get recovery.version 2>&1 | grep -qx v2; do sleep 2; done"
+		if out, code := m.RunWithin(3*time.Minute, promoted); code != 0 {
+			t.Errorf("the recovery system: %s", out)
+		}
+		if s = m.status(); s.RecoveryTrial != nil || s.Recovery == nil || s.Recovery.Release != second ||
+			s.Recovery.Problem != "" || s.Active.TriesUsed != 0 {
+			t.Errorf("status after the recovery system's trial: %s", show(s))
 		}
 
 		// A node without a battery begins in 1970. And a pod that upgrades its node comes from other namespaces, again

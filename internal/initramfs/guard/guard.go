@@ -44,7 +44,7 @@ const initFD = 5
 // trial, or nothing in the image blesses. root is the image's. The guard is told all that it needs, for it will not
 // see /dev or /proc.
 func Start(b layout.Boot, store, root string, starter layout.Starter, log *console.Log) error {
-	blesses := starter == layout.ByGuard && b.Role == layout.RoleSystem
+	blesses := asks(b, starter)
 	if b.Deadline == 0 && !blesses {
 		return nil
 	}
@@ -87,6 +87,11 @@ func Start(b layout.Boot, store, root string, starter layout.Starter, log *conso
 		return fail(err)
 	}
 	return nil // the other end of the pipe closes when the image's init takes this process over
+}
+
+// asks says whether the guard is to start the node agent: nothing in the image does, and there is something to bless.
+func asks(b layout.Boot, starter layout.Starter) bool {
+	return starter == layout.ByGuard && (b.Role == layout.RoleSystem || b.OnTrial())
 }
 
 // Deadline returns how many seconds a release on trial has: those of the command line, and the soak time that its

@@ -119,3 +119,18 @@ func TestBlessingWaitsForTheInit(t *testing.T) {
 		}
 	}
 }
+
+// A recovery system has nothing to bless, unless it is on trial.
+func TestGuardAsks(t *testing.T) {
+	for b, want := range map[*layout.Boot]bool{
+		{Role: layout.RoleSystem}: true, {Role: layout.RoleRecovery}: false, {Role: layout.RoleLive}: false,
+		{Role: layout.RoleRecovery, Trial: true}: true,
+	} {
+		if got := asks(*b, layout.ByGuard); got != want {
+			t.Errorf("%+v: %v", b, got)
+		}
+		if asks(*b, layout.BySystemd) {
+			t.Errorf("%+v: beside systemd", b)
+		}
+	}
+}

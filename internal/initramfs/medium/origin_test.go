@@ -41,6 +41,29 @@ func TestOrigin(t *testing.T) {
 					Entry:    entry[11:],
 				},
 			}},
+		"recovery on trial": {"",
+			map[string]string{efi.StubImage: `\EFI\Linux\kairos-00000000-` + idA + `+0-1.efi`, efi.LoaderPart: esp},
+			origin{
+				esp: strings.ToLower(esp),
+				boot: layout.Boot{
+					Role:     layout.RoleRecovery,
+					Firmware: "uefi",
+					Release:  idA,
+					Trial:    true,
+					Entry:    "kairos-00000000-" + idA + "+0-1.efi",
+				},
+			}},
+		"recovery that came up": {"",
+			map[string]string{efi.StubImage: `\EFI\Linux\kairos-00000000-` + idA + `+8-1.efi`, efi.LoaderPart: esp},
+			origin{
+				esp: strings.ToLower(esp),
+				boot: layout.Boot{
+					Role:     layout.RoleRecovery,
+					Firmware: "uefi",
+					Release:  idA,
+					Entry:    "kairos-00000000-" + idA + "+8-1.efi",
+				},
+			}},
 		"blessed, without a loader": {"",
 			map[string]string{efi.StubImage: "kairos-00000007-" + idA + ".efi", efi.StubPart: esp},
 			origin{

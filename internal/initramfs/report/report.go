@@ -47,7 +47,7 @@ func Write(deviceNumber uint64, id, reason string) error {
 
 // Failure leaves the reason in the store on a device, if the machine got that far.
 func Failure(b layout.Boot, store string, cause error) error {
-	if b.Role != layout.RoleSystem || store == "" {
+	if b.Role != layout.RoleSystem && !b.OnTrial() || store == "" {
 		return nil
 	}
 	var st unix.Stat_t
