@@ -30,6 +30,11 @@ type UpgradeOptions struct {
 	NoTrial bool
 	// UnlessFailed refuses a release that used up its tries here, and is still known for that.
 	UnlessFailed bool
+	// Release refuses an image of another release than this id: a tag may have moved since it was resolved. Empty: any.
+	Release string
+	// StageOnly has the release fetched and verified, and leaves what boots next as it is: the next upgrade to it takes
+	// no download. The stages around an upgrade do not run.
+	StageOnly bool
 	// Containerd is the address of a running daemon that does the fetching. Empty: its parts in
 	// this process.
 	Containerd string
@@ -79,6 +84,10 @@ func (m *Machine) upgrade(ctx context.Context, o UpgradeOptions, h *hooks) (r ap
 	if err := m.checkID(img.ConfigDigest); err != nil {
 		return r, err
 	}
+	if o.Release != "" && o.Release != r.Release {
+		return r, refuse("the image is release %s, and was to be %s: its tag has moved, or names an image for "+
+			"another CPU", r.Release, o.Release)
+	}
 	if o.Recovery {
 		return m.upgradeRecovery(ctx, e, img, r, h, o)
 	}
@@ -101,8 +110,10 @@ func (m *Machine) upgrade(ctx context.Context, o UpgradeOptions, h *hooks) (r ap
 	if err := m.roomToFetch(ctx, e, m.State, o, img); err != nil {
 		return r, err
 	}
-	if err := h.before(ctx); err != nil {
-		return r, err
+	if !o.StageOnly {
+		if err := h.before(ctx); err != nil {
+			return r, err
+		}
 	}
 	if err := m.makeRoom(ctx, m.State, img, slots, e, o.Progress); err != nil {
 		return r, err
@@ -115,6 +126,9 @@ func (m *Machine) upgrade(ctx context.Context, o UpgradeOptions, h *hooks) (r ap
 		o.Progress.note(fmt.Sprintf("the layers are not visible as containerd's snapshots: %v", err))
 	}
 	r.Version, r.Transfer = staged.release.Version, staged.transfer
+	if o.StageOnly {
+		return r, nil
+	}
 	if err := m.activate(ctx, staged, o.Progress); err != nil {
 		_ = e.RemoveSnapshots(context.WithoutCancel(ctx), slots.IDs()) // the error above is what matters
 		return r, m.explain(m.dropUnused(ctx, m.State, err))

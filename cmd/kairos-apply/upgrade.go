@@ -59,10 +59,12 @@ func (a *app) locked(
 }
 
 // activate runs do, which makes a release boot next, shows its progress and its result, and does what do says of the
-// time after that, unless that release runs already. With wait it ends when that release is blessed or has failed.
+// time after that, unless that release runs already; unchanged says what it is where nothing changed. With wait it
+// ends when that release is blessed or has failed.
 func (a *app) activate(
 	ctx context.Context,
 	wait bool,
+	unchanged string,
 	do func(*node.Machine, node.Progress) (api.Result, afterwards, error),
 ) error {
 	if _, err := node.ReadBoot("/"); err != nil {
@@ -80,7 +82,7 @@ func (a *app) activate(
 			if err != nil || wait && !node.RestartWanted("/") {
 				return err
 			}
-			return a.printResult(r, "is active already")
+			return a.printResult(r, unchanged)
 		})
 		if failed := (*node.FailedError)(nil); wait && errors.As(err, &failed) {
 			release, err = failed.Release, nil
@@ -146,6 +148,9 @@ nothing to do, 9 where an upgrade would change what boots, and 6 where it would 
 a registry's image are known where the node has the layers that tell of them; --packages reads those
 that it does not have, without keeping them.
 
+With --stage the release is fetched and verified, and what boots next stays: the same command without it is
+short then, and fetches nothing. A gc in between takes it away again.
+
 With --wait the machine is restarted, which ends the command with it. The same command after that, such as
 over a new connection, does not upgrade again: it ends when the release is blessed, with 0, or when it has
 failed and another one runs, with 10. kairos-apply wait does only that.
@@ -197,15 +202,26 @@ api calls an UpgradeCheck.
 				}
 				o.Progress = p
 				o.UnlessFailed = o.UnlessFailed || wait
+				if o.StageOnly && (wait || o.Recovery || power.reboot || power.poweroff) {
+					return r, then, &usageError{errors.New("--stage activates nothing: " +
+						"leave out --wait, --recovery, --reboot and --poweroff")}
+				}
 				if wait && o.Recovery {
 					return r, then, &usageError{
 						errors.New("--wait: of a recovery system's trial `kairos-apply status` tells"),
 					}
 				}
 				r, err = m.Upgrade(c.Context(), o)
+				if o.StageOnly {
+					return r, then, err
+				}
 				return r, power.over(c, u.Reboot, u.PowerOff), err
 			}
-			return a.activate(c.Context(), wait, do)
+			unchanged := "is active already"
+			if o.StageOnly {
+				unchanged = "is staged"
+			}
+			return a.activate(c.Context(), wait, unchanged, do)
 		},
 	}
 	c.Flags().BoolVar(&check, "check", false, "only say what an upgrade would do")
@@ -216,6 +232,9 @@ api calls an UpgradeCheck.
 	c.Flags().BoolVar(&o.Recovery, "recovery", false, "upgrade the recovery system instead")
 	c.Flags().BoolVar(&o.NoTrial, "no-trial", false,
 		"with --recovery: replace the recovery system at once, without starting the new one before")
+	c.Flags().BoolVar(&o.StageOnly, "stage", false,
+		"fetch and verify the release, and leave what boots next as it is: the upgrade itself is short then")
+	c.Flags().StringVar(&o.Release, "release", "", "refuse an image of another release than this `ID`")
 	power.flags(c, unlessRuns)
 	c.Flags().
 		StringVar(&o.Containerd, "containerd", "", "let the containerd at this `ADDRESS` fetch and keep the layers")
@@ -305,7 +324,7 @@ With -o json the output is one object: release, version, changed, removed.
 				r, err := m.Rollback(c.Context(), id, p)
 				return r, power, err
 			}
-			return a.activate(c.Context(), wait, do)
+			return a.activate(c.Context(), wait, "is active already", do)
 		},
 	}
 	c.Flags().BoolVar(&wait, "wait", false, "restart the machine, and end when the release is blessed or has failed")

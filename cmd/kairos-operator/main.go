@@ -1,0 +1,127 @@
+// Command kairos-operator rolls releases out to the nodes of a Kubernetes cluster. `kairos-operator helper` is what
+// its helper pods run on a node. The work is done by packages of fleet.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/kairos-buildkit/kairos/fleet/helper"
+	"github.com/kairos-buildkit/kairos/fleet/operator"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := root().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "kairos-operator:", err)
+		os.Exit(1)
+	}
+}
+
+func root() *cobra.Command {
+	c := &cobra.Command{
+		Use:           "kairos-operator",
+		Short:         "Roll releases out to the nodes of a cluster",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	c.AddCommand(manager(), helperCommand())
+	return c
+}
+
+func manager() *cobra.Command {
+	var o operator.Options
+	var metrics, probes, namespace string
+	var elect bool
+	c := &cobra.Command{
+		Use:   "manager",
+		Short: "Carry out NodeOpUpgrades",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if name := os.Getenv("POD_NAME"); name != "" {
+				o.Pod = os.Getenv("POD_NAMESPACE") + "/" + name
+			}
+			ctrl.SetLogger(logr.FromSlogHandler(logTo(os.Stderr)))
+			config, err := ctrl.GetConfig()
+			if err != nil {
+				return err
+			}
+			scheme, err := operator.Scheme()
+			if err != nil {
+				return err
+			}
+			m, err := ctrl.NewManager(config, ctrl.Options{
+				Scheme: scheme, Cache: operator.Cache(),
+				Metrics:                metricsserver.Options{BindAddress: metrics},
+				HealthProbeBindAddress: probes,
+				LeaderElection:         elect, LeaderElectionID: "operator.kairos.io",
+				LeaderElectionNamespace: namespace, LeaderElectionReleaseOnCancel: true,
+			})
+			if err != nil {
+				return err
+			}
+			if err := operator.Add(m, config, o); err != nil {
+				return err
+			}
+			err = errors.Join(m.AddHealthzCheck("ping", healthz.Ping), m.AddReadyzCheck("ping", healthz.Ping))
+			if err != nil {
+				return err
+			}
+			return m.Start(c.Context())
+		},
+	}
+	c.Flags().StringVar(&o.HelperImage, "image", os.Getenv("KAIROS_OPERATOR_IMAGE"),
+		"image of helper pods: this program's own (default $KAIROS_OPERATOR_IMAGE)")
+	c.Flags().StringVar(&metrics, "metrics", ":8080", "address to serve Prometheus' metrics at; 0 is none")
+	c.Flags().StringVar(&probes, "probes", ":8081", "address to serve /healthz and /readyz at")
+	c.Flags().BoolVar(&elect, "leader-elect", true, "let one of several operators work at a time")
+	c.Flags().StringVar(&namespace, "leader-elect-namespace", "", "namespace of the Lease (default: the pod's)")
+	return c
+}
+
+func helperCommand() *cobra.Command {
+	var message, namespace string
+	c := &cobra.Command{
+		Use:   "helper -- ARGUMENTS...",
+		Short: "Run the node's kairos-apply, and leave its answer as this pod's termination message",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			// Opened here: the file is the pod's, and the pod's files are out of sight then.
+			f, err := os.OpenFile(message, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			if err := helper.EnterMounts(namespace); err != nil {
+				return err
+			}
+			if err := os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"); err != nil {
+				return err
+			}
+			r := helper.Run(c.Context(), c.OutOrStdout(), "kairos-apply", args...)
+			if _, err := io.WriteString(f, r.String()); err != nil {
+				return err
+			}
+			if r.Exit != 0 {
+				return fmt.Errorf("kairos-apply ended with %d: %s", r.Exit, r.Reason)
+			}
+			return f.Sync()
+		},
+	}
+	c.Flags().StringVar(&message, "message", "/dev/termination-log", "file for the answer")
+	c.Flags().StringVar(&namespace, "mounts", "/proc/1/ns/mnt", "mount namespace to enter")
+	return c
+}

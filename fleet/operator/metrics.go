@@ -1,0 +1,36 @@
+package operator
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/kairos-buildkit/kairos/fleet/api/v1alpha1"
+)
+
+var (
+	rolloutNodes = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "kairos_rollout_nodes",
+		Help: "Nodes of a rollout by their state.",
+	}, []string{"namespace", "name", "state"})
+	steps = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "kairos_rollout_steps_total",
+		Help: "Steps that nodes have come to in all rollouts.",
+	}, []string{"step"})
+)
+
+func init() { metrics.Registry.MustRegister(rolloutNodes, steps) }
+
+func count(of types.NamespacedName, s v1alpha1.NodeOpUpgradeStatus) {
+	c := s.Nodes
+	for state, n := range map[string]int32{
+		"waiting": c.Waiting, "away": c.Away, "working": c.Working, "blessed": c.Blessed, "fell_back": c.FellBack,
+		"failed": c.Failed, "rolled_back": c.RolledBack,
+	} {
+		rolloutNodes.WithLabelValues(of.Namespace, of.Name, state).Set(float64(n))
+	}
+}
+
+func forget(of types.NamespacedName) {
+	rolloutNodes.DeletePartialMatch(prometheus.Labels{"namespace": of.Namespace, "name": of.Name})
+}

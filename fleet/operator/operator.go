@@ -1,0 +1,160 @@
+// Package operator has the controller that carries out NodeOpUpgrades: what is to be done is decided by package
+// rollout; here objects are read, and what was decided is written. It keeps no state.
+package operator
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/client-go/kubernetes"
+	clientscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/kairos-buildkit/kairos/fleet/api/v1alpha1"
+)
+
+// +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeopupgrades,verbs=get;list;watch;update;patch
+// +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeopupgrades/status,verbs=get;update;patch
+// +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeopupgrades/finalizers,verbs=update
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;delete
+// +kubebuilder:rbac:groups="",resources=pods/eviction,verbs=create
+// +kubebuilder:rbac:groups=apps,resources=daemonsets,verbs=get
+// +kubebuilder:rbac:groups="",resources=events,verbs=create;patch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+// +kubebuilder:rbac:groups=coordination.k8s.io,namespace=kairos-system,resources=leases,verbs=get;create;update
+
+// Options say how the operator runs. HelperImage has to be set.
+type Options struct {
+	// HelperImage is the image of helper pods: the operator's own.
+	HelperImage string
+	// Pod is namespace/name of the operator's own pod; empty where it runs in none.
+	Pod string
+	// Settle is for how long changes of Nodes are gathered until they are looked at. 0: a second.
+	Settle time.Duration
+	// Now is the clock; nil: the machine's.
+	Now func() time.Time
+}
+
+// Scheme has the kinds that the operator reads and writes.
+func Scheme() (*runtime.Scheme, error) {
+	s := runtime.NewScheme()
+	if err := clientscheme.AddToScheme(s); err != nil {
+		return nil, err
+	}
+	return s, v1alpha1.AddToScheme(s)
+}
+
+// Cache says what of a cluster the operator keeps in memory: of pods its own, and of Nodes what it looks at.
+func Cache() cache.Options {
+	helper, err := labels.NewRequirement(v1alpha1.LabelStep, selection.Exists, nil)
+	if err != nil {
+		panic(err) // a constant
+	}
+	return cache.Options{ByObject: map[client.Object]cache.ByObject{
+		&corev1.Pod{}:  {Label: labels.NewSelector().Add(*helper)},
+		&corev1.Node{}: {Transform: slim},
+	}}
+}
+
+// slim leaves of a Node what a rollout looks at. Nodes are only ever patched, so nothing else is lost.
+func slim(o any) (any, error) {
+	n, ok := o.(*corev1.Node)
+	if !ok {
+		return o, nil
+	}
+	n.ManagedFields = nil
+	kept := map[string]string{}
+	for _, name := range []string{
+		v1alpha1.AnnotationReport, v1alpha1.AnnotationRecord, v1alpha1.AnnotationCordonedBy,
+	} {
+		if v, ok := n.Annotations[name]; ok {
+			kept[name] = v
+		}
+	}
+	n.Annotations = kept
+	var ready []corev1.NodeCondition
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			ready = append(ready, corev1.NodeCondition{Type: c.Type, Status: c.Status})
+		}
+	}
+	n.Spec = corev1.NodeSpec{Unschedulable: n.Spec.Unschedulable}
+	n.Status = corev1.NodeStatus{Conditions: ready, NodeInfo: corev1.NodeSystemInfo{BootID: n.Status.NodeInfo.BootID}}
+	return n, nil
+}
+
+// Add adds the controller to a manager.
+func Add(m ctrl.Manager, config *rest.Config, o Options) error {
+	if o.HelperImage == "" {
+		return fmt.Errorf("the image of helper pods is not named")
+	}
+	clients, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Settle == 0 {
+		o.Settle = time.Second
+	}
+	r := &upgrades{
+		Options: o, Client: m.GetClient(), scheme: m.GetScheme(), events: m.GetEventRecorder("kairos-operator"),
+		evict: drainer{client: clients, self: o.Pod}.evict,
+	}
+	return ctrl.NewControllerManagedBy(m).
+		Named("nodeopupgrade").
+		For(&v1alpha1.NodeOpUpgrade{}).
+		Owns(&corev1.Pod{}).
+		Watches(&corev1.Node{}, r.nodes()).
+		Complete(r)
+}
+
+// nodes has all rollouts that are not over looked at when a Node changes; changes of many Nodes at once are one.
+func (r *upgrades) nodes() handler.EventHandler {
+	enqueue := func(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		all, err := r.active(ctx)
+		if err != nil {
+			ctrl.LoggerFrom(ctx).Error(err, "list NodeOpUpgrades")
+			return
+		}
+		for i := range all {
+			q.AddAfter(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&all[i])}, r.Settle)
+		}
+	}
+	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, _ event.CreateEvent, q queue) { enqueue(ctx, q) },
+		DeleteFunc: func(ctx context.Context, _ event.DeleteEvent, q queue) { enqueue(ctx, q) },
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
+			if changed(e.ObjectOld, e.ObjectNew) {
+				enqueue(ctx, q)
+			}
+		},
+	}
+}
+
+// changed says whether a Node differs in something that the cache keeps: kubelets write it every few minutes.
+func changed(before, after client.Object) bool {
+	b, ok := before.(*corev1.Node)
+	a, ok2 := after.(*corev1.Node)
+	if !ok || !ok2 {
+		return true
+	}
+	b, a = b.DeepCopy(), a.DeepCopy()
+	a.ResourceVersion = b.ResourceVersion
+	return !equal(a, b)
+}
