@@ -104,7 +104,7 @@ bench: build base tools ## speed and size against other tools; writes docs/perfo
 	$(GO) run ./cmd/kairos-bench
 
 .PHONY: generate
-generate: ## what is made from fleet's types: deploy/crd, deep copies
+generate: ## what is made from fleet's code: deploy/crd, deploy/rbac, deep copies
 	scripts/generate
 
 .PHONY: lint
