@@ -17,8 +17,8 @@ type NodeOpUpgradeSpec struct {
 	// +required
 	Image string `json:"image"`
 
-	// ImagePullSecrets are secrets in the object's namespace with credentials for the image's registry. Nodes get
-	// them for as long as they fetch, beside the credentials that they have themselves.
+	// ImagePullSecrets are secrets in the object's namespace with credentials for the registry of the helper pods'
+	// image. A node fetches the operating system's image with its own credentials.
 	// +optional
 	ImagePullSecrets []corev1.LocalObjectReference `json:"imagePullSecrets,omitempty"`
 
@@ -114,8 +114,8 @@ type NodeOpUpgradeSpec struct {
 	// +kubebuilder:default=Wait
 	Away AwayPolicy `json:"away,omitempty"`
 
-	// DrainOptions say how pods are evicted before a node restarts. Without them pods of DaemonSets stay, and
-	// pods without a controller and those with emptyDir volumes hold the drain up.
+	// DrainOptions say how pods are evicted before a node restarts; enabled is not looked at, they always are. Without
+	// them pods of DaemonSets stay, and pods without a controller and those with emptyDir volumes hold the drain up.
 	// +optional
 	DrainOptions *DrainOptions `json:"drainOptions,omitempty"`
 
