@@ -30,10 +30,11 @@ type UpgradeOptions struct {
 	NoTrial bool
 	// UnlessFailed refuses a release that used up its tries here, and is still known for that.
 	UnlessFailed bool
-	// Release refuses an image of another release than this id: a tag may have moved since it was resolved. Empty: any.
+	// Release refuses an image of another release than this id: a tag may have moved since it was resolved.
+	// Empty: any.
 	Release string
-	// StageOnly has the release fetched and verified, and leaves what boots next as it is: the next upgrade to it takes
-	// no download. The stages around an upgrade do not run.
+	// StageOnly has the release fetched and verified, and leaves what boots next as it is: the next upgrade to it
+	// takes no download. The stages around an upgrade do not run.
 	StageOnly bool
 	// Containerd is the address of a running daemon that does the fetching. Empty: its parts in
 	// this process.

@@ -108,7 +108,7 @@ func helperCommand() *cobra.Command {
 			if err := helper.EnterMounts(namespace); err != nil {
 				return err
 			}
-			if err := os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"); err != nil {
+			if err := os.Setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"); err != nil {
 				return err
 			}
 			r := helper.Run(c.Context(), c.OutOrStdout(), "kairos-apply", args...)
