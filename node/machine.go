@@ -35,6 +35,10 @@ type Machine struct {
 	freeBytes func(dir string) (int64, error)
 }
 
+// GCPercent is for debug.SetGCPercent in a program that stages: a layer's tree is a hundredth of it, and what may come
+// to that before it is collected is a quarter of it, not as much again. A node may be small.
+const GCPercent = 25
+
 // ErrNotNode says that the running system was not booted by Kairos: a container, a
 // chroot, another operating system.
 var ErrNotNode = errors.New("this system was not started by Kairos: it is a container, or another operating system. " +

@@ -63,6 +63,13 @@ type BlobWriter struct {
 	file *os.File
 }
 
+// Know tells the tree that the data of a layer has, before the first block: then there is no second one in memory.
+// Data that is not the tree's changes nothing.
+func (w *BlobWriter) Know(tree []byte, layer layout.Layer) (err error) {
+	w.Writer, err = verity.NewWriterOf(w.file, tree, layer.Size, layer.RootHash)
+	return err
+}
+
 // ReadAt reads what an earlier run that was interrupted has written. It may be anything.
 func (w *BlobWriter) ReadAt(p []byte, off int64) (int, error) { return w.file.ReadAt(p, off) }
 

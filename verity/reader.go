@@ -241,8 +241,12 @@ func (v *Reader) digest(level int, i int64) ([]byte, error) {
 	return block[at : at+digestSize], nil
 }
 
+var hashers = sync.Pool{New: func() any { return newHasher() }}
+
 func matches(block, want []byte) bool {
 	var got [digestSize]byte
-	newHasher().sum(got[:], block)
+	h := hashers.Get().(*hasher)
+	defer hashers.Put(h)
+	h.sum(got[:], block)
 	return bytes.Equal(got[:], want)
 }

@@ -12,6 +12,7 @@ import (
 type Writer struct {
 	dst     io.WriterAt
 	tree    tree
+	known   *known // instead of tree
 	busy    sync.WaitGroup
 	pending chan struct{} // one for each piece that may be in work: bounds memory
 	pool    sync.Pool
@@ -44,7 +45,11 @@ func (w *Writer) Keep(p []byte, off int64) error {
 	if off < 0 || off%BlockSize != 0 || len(p)%BlockSize != 0 {
 		return fmt.Errorf("verity: write of %d bytes at %d: not whole blocks of %d", len(p), off, BlockSize)
 	}
-	if err := w.tree.claim(off/BlockSize, int64(len(p))/BlockSize); err != nil {
+	claim, hash := w.tree.claim, w.tree.hash
+	if w.known != nil {
+		claim, hash = w.known.claim, w.known.compare
+	}
+	if err := claim(off/BlockSize, int64(len(p))/BlockSize); err != nil {
 		return err
 	}
 	for at := 0; at < len(p); at += piece {
@@ -55,7 +60,7 @@ func (w *Writer) Keep(p []byte, off int64) error {
 		*buf = append((*buf)[:0], part...)
 		first := (off + int64(at)) / BlockSize
 		w.busy.Go(func() {
-			w.tree.hash(*buf, first)
+			hash(*buf, first)
 			w.pool.Put(buf)
 			<-w.pending
 		})
@@ -69,6 +74,9 @@ func (w *Writer) Finish(size int64) (rootHex string, total int64, err error) {
 	w.busy.Wait()
 	if err := checkSize(size); err != nil {
 		return "", 0, err
+	}
+	if w.known != nil {
+		return w.known.finish(w.dst, size)
 	}
 	root, all, err := w.tree.result(size / BlockSize)
 	if err != nil {

@@ -39,6 +39,7 @@ var exitCodes = "Exit codes:\n" + api.ExitCodes()
 
 func main() {
 	_ = log.SetLevel("fatal") // containerd's parts return their errors; what they also log is no message for people
+	debug.SetGCPercent(node.GCPercent)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, arguments(os.Args), os.Stdin, os.Stdout, os.Stderr)
 	stop()

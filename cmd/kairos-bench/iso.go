@@ -34,7 +34,7 @@ func (b *bench) media(ctx context.Context) error {
 	}
 	defer os.RemoveAll(dir)
 	bootTar, lateTar := filepath.Join(dir, "boot.tar"), filepath.Join(dir, "late.tar")
-	if err := errors.Join(b.bootLayer(ctx, bootTar), lateLayer(lateTar)); err != nil {
+	if err := errors.Join(bootLayer(ctx, debianTar, bootTar), lateLayer(lateTar)); err != nil {
 		return err
 	}
 	layers, err := digests(debianTar, bootTar, lateTar)
@@ -158,11 +158,11 @@ func (b *bench) squashISO(ctx context.Context, dir string) (runs []cost, size in
 	return runs, info.Size(), nil
 }
 
-// bootLayer writes the layer that a build adds to the Debian base.
-func (b *bench) bootLayer(ctx context.Context, path string) error {
-	plain := filepath.Join(b.dir, "plain")
+// bootLayer writes the layer that a build adds to a base.
+func bootLayer(ctx context.Context, base, path string) error {
+	plain := path + ".plain"
 	defer os.Remove(plain)
-	if err := convert(ctx, []string{"none", debianTar, plain}); err != nil {
+	if err := convert(ctx, []string{"none", base, plain}); err != nil {
 		return err
 	}
 	image, err := os.Open(plain)
@@ -170,11 +170,11 @@ func (b *bench) bootLayer(ctx context.Context, path string) error {
 		return err
 	}
 	defer image.Close()
-	base, err := erofs.Open(image)
+	tree, err := erofs.Open(image)
 	if err != nil {
 		return err
 	}
-	var root fs.FS = erofs.Overlay(base)
+	var root fs.FS = erofs.Overlay(tree)
 	layer, err := bootlayer.Make(root, bootlayer.Options{Arch: runtime.GOARCH})
 	if err != nil {
 		return err

@@ -2,11 +2,12 @@
 // one run, from the same input, and puts the tables into docs/performance.md; those of simulated
 // fleets go into docs/scale.md:
 //
-//	kairos-bench [-runs N] [-input NAMES] [-only convert|iso|read|boot|layers|scale] [-layers N,N,…] [-o FILE]
+//	kairos-bench [-runs N] [-input NAMES] [-only convert|iso|read|boot|layers|scale|upgrades|staging]
+//	             [-layers N,N,…] [-keep] [-o FILE]
 //
-// It starts from build/bin, build/base and build/tools (`make build base tools`) and runs as root, because
-// unpacking a layer takes it. Every tool runs as a process of its own, ours too; a number is the
-// median of the runs. Inputs are read once before, so that they come from memory.
+// It starts from build/bin, build/base and build/tools (`make build base tools`), makes what else
+// it needs, and runs as root, because unpacking a layer takes it. Every tool runs as a process of its own, ours too; a
+// number is the median of the runs. Inputs are read once before, so that they come from memory.
 package main
 
 import (
@@ -42,6 +43,7 @@ type bench struct {
 	only   string
 	counts []int  // of layers; the first one is what the others are compared with
 	dir    string // for everything that it makes
+	keep   bool   // the images that upgrades are measured with
 	out    string
 }
 
@@ -54,14 +56,28 @@ func run(ctx context.Context, args []string) error {
 			return goErofs(args[1:])
 		case "iso":
 			return exportISO(ctx, args[1:])
+		case "boot-layer":
+			if len(args) != 3 {
+				return errors.New("usage: kairos-bench boot-layer TAR LAYER")
+			}
+			return bootLayer(ctx, args[1], args[2])
+		case "make-tree":
+			return makeTree(args[1:])
+		case "stage-generated":
+			return stageGenerated(ctx, args[1:])
+		case "stage":
+			return stage(ctx, args[1:])
+		case "unpack":
+			return unpack(ctx, args[1:])
 		}
 	}
 	b := bench{dir: "build/bench"}
 	flags := flag.NewFlagSet("kairos-bench", flag.ContinueOnError)
 	flags.IntVar(&b.runs, "runs", 5, "runs of each tool; their median counts")
 	inputs := flags.String("input", "debian,developer,small", "inputs: debian, developer, small, or tar files")
-	flags.StringVar(&b.only, "only", "", "only convert, iso, read, boot, layers or scale")
+	flags.StringVar(&b.only, "only", "", "only convert, iso, read, boot, layers, scale, upgrades or staging")
 	counts := flags.String("layers", "6,40,110", "how many layers an image has whose boot is measured")
+	flags.BoolVar(&b.keep, "keep", false, "keep the images of upgrades, and take those that were kept")
 	flags.StringVar(&b.out, "o", "docs/performance.md", "file with the tables to replace")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
@@ -88,6 +104,7 @@ func run(ctx context.Context, args []string) error {
 	}{
 		{"convert", b.conversions}, {"iso", b.media}, {"read", b.reads}, {"boot", b.boots}, {"layers", b.layers},
 		{"scale", b.scale},
+		{"upgrades", b.pairsOfImages}, {"staging", b.staging},
 	} {
 		if b.only != "" && b.only != part.name {
 			continue

@@ -16,10 +16,14 @@ type cost struct {
 	seconds float64 // on the clock
 	cpu     float64 // seconds of user and system time
 	memory  int64   // bytes, the most that one process had
+	written int64   // bytes of file systems' blocks, its children's included
+	down    int64   // bytes from servers, where that is measured
 }
 
 func (c cost) and(d cost) cost {
-	return cost{c.seconds + d.seconds, c.cpu + d.cpu, max(c.memory, d.memory)}
+	return cost{
+		c.seconds + d.seconds, c.cpu + d.cpu, max(c.memory, d.memory), c.written + d.written, c.down + d.down,
+	}
 }
 
 // process runs a program and measures it. stdin may be a file's name.
@@ -43,6 +47,16 @@ func process(ctx context.Context, stdin string, args ...string) (cost, error) {
 	}
 	s := cmd.ProcessState
 	c.cpu = (s.UserTime() + s.SystemTime()).Seconds()
-	c.memory = s.SysUsage().(*syscall.Rusage).Maxrss << 10
+	usage := s.SysUsage().(*syscall.Rusage)
+	c.memory, c.written = usage.Maxrss<<10, usage.Oublock*512
 	return c, nil
+}
+
+// allocated returns the bytes of the disk that a file takes.
+func allocated(path string) (int64, error) {
+	var st syscall.Stat_t
+	if err := syscall.Stat(path, &st); err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	return st.Blocks * 512, nil
 }

@@ -100,7 +100,7 @@ func (b *bench) simulated(ctx context.Context) ([]simulated, error) {
 	}
 	defer os.RemoveAll(dir)
 	boot := filepath.Join(dir, "boot.tar")
-	if err := b.bootLayer(ctx, boot); err != nil {
+	if err := bootLayer(ctx, debianTar, boot); err != nil {
 		return nil, err
 	}
 	layer := func(v revision, from string) (converted, error) {

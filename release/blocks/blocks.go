@@ -107,6 +107,11 @@ type Begun interface {
 	Keep(p []byte, off int64) error
 }
 
+// Knowing is a writer that takes a blob's tree before its data.
+type Knowing interface {
+	Know(tree []byte, layer layout.Layer) error
+}
+
 // Resume has the plan count the blocks that an interrupted run has written to a file. [Plan.Write] finds them itself.
 func (p *Plan) Resume(file io.ReaderAt) { _ = p.resume(file, nil) }
 
@@ -136,16 +141,16 @@ func Look(ctx context.Context, layer layout.Layer, remote Remote, locals []Local
 		return nil, Final{Err: fmt.Errorf("the layer has %d bytes, more than %d", layer.Size, maxSize)}
 	}
 	p := &Plan{layer: layer, locals: locals}
-	n := verity.TotalSize(layer.Size) - layer.Size
+	tree := make([]byte, verity.TotalSize(layer.Size)-layer.Size)
 	err := p.retry(ctx, func() error {
-		tree, err := p.read(ctx, remote, layer.Size, n)
+		err := p.read(ctx, remote, layer.Size, tree)
 		if err != nil {
 			return err
 		}
-		p.tree = behind{tree, layer.Size}
-		p.leaves, err = verity.Leaves(p.tree, layer.Size, layer.RootHash)
+		p.leaves, err = verity.Leaves(tree, layer.Size, layer.RootHash)
 		return err
 	})
+	p.tree = behind{tree, layer.Size}
 	if err != nil {
 		return nil, err
 	}
@@ -177,19 +182,15 @@ func (p *Plan) find() {
 	}
 	sort.Slice(order, func(a, b int) bool { return bytes.Compare(p.leaf(order[a]), p.leaf(order[b])) < 0 })
 	for b, l := range p.locals {
-		leaves, err := verity.Leaves(l, l.Layer.Size, l.Layer.RootHash)
-		if err != nil {
-			continue // its tree is damaged: it is no help
-		}
-		for i := range int32(len(leaves) / verity.DigestSize) {
-			leaf := leaves[int64(i)*verity.DigestSize : (int64(i)+1)*verity.DigestSize]
+		// What a tree says before its damage is found is no help, and does no harm: each block is compared.
+		_ = verity.EachLeaf(l, l.Layer.Size, l.Layer.RootHash, func(block int64, leaf []byte) {
 			at := sort.Search(int(n), func(k int) bool { return bytes.Compare(p.leaf(order[k]), leaf) >= 0 })
 			for ; at < int(n) && bytes.Equal(p.leaf(order[at]), leaf); at++ {
 				if p.from[order[at]].blob < 0 {
-					p.from[order[at]] = place{int32(b), i}
+					p.from[order[at]] = place{int32(b), int32(block)}
 				}
 			}
-		}
+		})
 	}
 }
 
@@ -247,28 +248,18 @@ func (p *Plan) Write(ctx context.Context, remote Remote, w io.WriterAt, progress
 			p.from[i] = place{-1, -1}
 		}
 	}
+	if k, ok := w.(Knowing); ok {
+		if err := k.Know(p.tree.b, p.layer); err != nil {
+			return p.stats, err
+		}
+	}
 	if b, ok := w.(Begun); ok {
 		if err := p.resume(b, b.Keep); err != nil {
 			return p.stats, err
 		}
 	}
-	buf := make([]byte, block)
-	for i := range int32(len(p.from)) {
-		at := p.from[i]
-		if at.blob < 0 || at.blob == begun {
-			continue
-		}
-		if err := ctx.Err(); err != nil {
-			return p.stats, err
-		}
-		if n, _ := p.locals[at.blob].ReadAt(buf, int64(at.block)*block); n < block || !verity.Matches(buf, p.leaf(i)) {
-			p.from[i] = place{-1, -1} // it has rotted here
-			continue
-		}
-		if _, err := w.WriteAt(buf, int64(i)*block); err != nil {
-			return p.stats, err
-		}
-		p.stats.Reused += block
+	if err := p.reuse(ctx, w); err != nil {
+		return p.stats, err
 	}
 	p.stats.Written = p.layer.Size
 	ranges := p.Ranges(Joined())
@@ -276,12 +267,17 @@ func (p *Plan) Write(ctx context.Context, remote Remote, w io.WriterAt, progress
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(Workers)
 	var mu sync.Mutex
+	buffers := sync.Pool{New: func() any { return new([]byte) }}
 	for _, r := range ranges {
 		g.Go(func() error {
-			var data []byte
-			err := p.retry(ctx, func() (err error) {
-				data, err = p.read(ctx, remote, r.Off, r.N)
-				if err != nil {
+			buf := buffers.Get().(*[]byte)
+			defer buffers.Put(buf)
+			if int64(cap(*buf)) < r.N {
+				*buf = make([]byte, r.N)
+			}
+			data := (*buf)[:r.N]
+			err := p.retry(ctx, func() error {
+				if err := p.read(ctx, remote, r.Off, data); err != nil {
 					return err
 				}
 				return p.check(r, data)
@@ -291,7 +287,7 @@ func (p *Plan) Write(ctx context.Context, remote Remote, w io.WriterAt, progress
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			if err := p.put(w, r, data); err != nil {
+			if err := p.put(w, r, data, func(at place) bool { return at.blob < 0 }); err != nil {
 				return err
 			}
 			if progress != nil {
@@ -304,6 +300,46 @@ func (p *Plan) Write(ctx context.Context, remote Remote, w io.WriterAt, progress
 	return p.stats, err
 }
 
+// atOnce is how many blocks that lie one behind the other here are copied at once.
+const atOnce = 64
+
+// reuse writes the blocks that are here. Those that have rotted have no place any more.
+func (p *Plan) reuse(ctx context.Context, w io.WriterAt) error {
+	buf := make([]byte, atOnce*block)
+	for i := int32(0); int(i) < len(p.from); {
+		at := p.from[i]
+		if at.blob < 0 || at.blob == begun {
+			i++
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n := int32(1)
+		for n < atOnce && int(i+n) < len(p.from) && p.from[i+n] == (place{at.blob, at.block + n}) {
+			n++
+		}
+		got, _ := p.locals[at.blob].ReadAt(buf[:int64(n)*block], int64(at.block)*block)
+		for k := range n {
+			from, to := int64(k)*block, int64(k+1)*block
+			if to > int64(got) || !verity.Matches(buf[from:to], p.leaf(i+k)) {
+				p.from[i+k] = place{-1, -1}
+			}
+		}
+		r := Range{int64(i) * block, int64(n) * block}
+		if err := p.put(w, r, buf, func(at place) bool { return at.blob >= 0 }); err != nil {
+			return err
+		}
+		for k := range n {
+			if p.from[i+k].blob >= 0 {
+				p.stats.Reused += block
+			}
+		}
+		i += n
+	}
+	return nil
+}
+
 // check compares fetched blocks with their digests.
 func (p *Plan) check(r Range, data []byte) error {
 	for off := int64(0); off < r.N; off += block {
@@ -314,15 +350,15 @@ func (p *Plan) check(r Range, data []byte) error {
 	return nil
 }
 
-// put writes those of a range's blocks that were not here.
-func (p *Plan) put(w io.WriterAt, r Range, data []byte) error {
+// put writes those of a range's blocks whose place is wanted, and those beside one another at once.
+func (p *Plan) put(w io.WriterAt, r Range, data []byte, wanted func(place) bool) error {
 	first, n := r.Off/block, r.N/block
 	for i := int64(0); i < n; {
 		j := i
-		for j < n && (p.from[first+j].blob < 0) == (p.from[first+i].blob < 0) {
+		for j < n && wanted(p.from[first+j]) == wanted(p.from[first+i]) {
 			j++
 		}
-		if p.from[first+i].blob < 0 {
+		if wanted(p.from[first+i]) {
 			if _, err := w.WriteAt(data[i*block:j*block], (first+i)*block); err != nil {
 				return err
 			}
@@ -332,20 +368,20 @@ func (p *Plan) put(w io.WriterAt, r Range, data []byte) error {
 	return nil
 }
 
-func (p *Plan) read(ctx context.Context, remote Remote, off, n int64) ([]byte, error) {
+// read fills data with a part of the blob.
+func (p *Plan) read(ctx context.Context, remote Remote, off int64, data []byte) error {
 	atomic.AddInt64(&p.stats.Requests, 1)
-	body, err := remote(ctx, off, n)
+	body, err := remote(ctx, off, int64(len(data)))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer body.Close()
-	data := make([]byte, n)
 	got, err := io.ReadFull(body, data)
 	atomic.AddInt64(&p.stats.Fetched, int64(got))
 	if err != nil {
-		return nil, fmt.Errorf("read %d bytes at %d: %w", n, off, err)
+		return fmt.Errorf("read %d bytes at %d: %w", len(data), off, err)
 	}
-	return data, nil
+	return nil
 }
 
 // Final is an error that another attempt does not mend.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -210,5 +211,65 @@ func TestHostileRemote(t *testing.T) {
 	huge.Size = 1 << 50
 	if _, _, err := get(t, huge, from(want, nil)); err == nil {
 		t.Error("a layer of a petabyte accepted")
+	}
+}
+
+// pieces counts the calls of WriteAt.
+type pieces struct {
+	memory
+	calls int
+}
+
+func (p *pieces) WriteAt(b []byte, off int64) (int, error) {
+	p.calls++
+	return p.memory.WriteAt(b, off)
+}
+
+// Blocks that lie one behind the other here are copied together; one that has rotted among them is fetched.
+func TestNeighboursAreCopiedTogether(t *testing.T) {
+	data := noise(1, 1000)
+	b, layer := blob(t, data)
+	here := bytes.Clone(b)
+	here[500*block] ^= 1
+	plan, err := Look(t.Context(), layer, from(b, nil), []Local{{layer, bytes.NewReader(here)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var w pieces
+	stats, err := plan.Write(t.Context(), from(b, nil), &w, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(w.b, data) {
+		t.Error("other bytes")
+	}
+	if stats.Reused != 999*block || stats.Ranges != 1 {
+		t.Errorf("%+v", stats)
+	}
+	if most := 1000/atOnce + 3; w.calls > most {
+		t.Errorf("%d writes, want at most %d", w.calls, most)
+	}
+}
+
+// A blob's tree is in memory once, and the trees of what is here are not.
+func TestMemoryOfAPlan(t *testing.T) {
+	data := noise(1, 1<<15)
+	b, layer := blob(t, data)
+	tree := int64(len(b)) - layer.Size
+	remote := func(_ context.Context, off, n int64) (io.ReadCloser, error) {
+		return io.NopCloser(io.NewSectionReader(bytes.NewReader(b), off, n)), nil
+	}
+	locals := []Local{{layer, bytes.NewReader(b)}, {layer, bytes.NewReader(b)}, {layer, bytes.NewReader(b)}}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := Look(t.Context(), layer, remote, locals); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	// Of each block 32 bytes of digest, 8 of its place, and 4 while it is looked up; 256 KiB for each local tree.
+	blocks := int64(1 << 15)
+	most := tree + blocks*(8+4) + 4<<18
+	if got := int64(after.TotalAlloc - before.TotalAlloc); got > most {
+		t.Errorf("%d bytes for a tree of %d, want at most %d", got, tree, most)
 	}
 }
