@@ -229,7 +229,8 @@ func (s step) recovery(h *Helper) Act {
 	case s.elapsed() > timeout:
 		return s.fail("the recovery system was not upgraded within %s%s", timeout, waiting(h, s.node))
 	case h == nil || !h.Ended:
-		return s.order(timeout, s.upgrade("--recovery")...)
+		// Its trial would be one more restart of a node that has its work back.
+		return s.order(timeout, s.upgrade("--recovery", "--no-trial")...)
 	case h.Report == nil:
 		return s.again("the helper pod left no answer")
 	case h.Report.Exit != int(api.ExitDone):

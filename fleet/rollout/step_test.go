@@ -139,7 +139,7 @@ func TestSteps(t *testing.T) {
 			want: v1alpha1.StepRolledBack, uncordon: true},
 
 		"recovery": {step: v1alpha1.StepRecovery, report: running(v2, true),
-			args: "upgrade reg/os:v2 -o json --release " + v2 + " --recovery"},
+			args: "upgrade reg/os:v2 -o json --release " + v2 + " --recovery --no-trial"},
 		"recovery is done": {step: v1alpha1.StepRecovery, report: running(v2, true),
 			helper: &Helper{Ended: true, Report: answer(api.ExitDone, true, "")}, want: v1alpha1.StepBlessed,
 			uncordon: true},
