@@ -38,7 +38,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	c.AddCommand(manager(), helperCommand())
+	c.AddCommand(manager(), helperCommand(), agentCommand())
 	return c
 }
 

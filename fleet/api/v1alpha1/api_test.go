@@ -145,7 +145,8 @@ func TestReportIsSmall(t *testing.T) {
 		Image: strings.Repeat("i", 255), Reason: strings.Repeat("r", MaxReason),
 		SignedBy: []string{strings.Repeat("k", 64)}}
 	report := NodeReport{Schema: ReportSchema, BootID: strings.Repeat("b", 36), Mode: "installed", Booted: &release,
-		Active: &release, Passive: &release, Recovery: &release, Failed: []NodeRelease{release, release}}
+		Active: &release, Passive: &release, Recovery: &release, Failed: []NodeRelease{release, release},
+		RecoveryTrial: &NodeRecoveryTrial{State: "pending", NodeRelease: release}}
 	if n := len(report.String()); n > 8<<10 {
 		t.Errorf("%d bytes", n)
 	}

@@ -78,12 +78,21 @@ type NodeReport struct {
 	Active   *NodeRelease `json:"active,omitempty"`
 	Passive  *NodeRelease `json:"passive,omitempty"`
 	Recovery *NodeRelease `json:"recovery,omitempty"`
+	// RecoveryTrial is a new recovery system that is started once before it takes Recovery's place, or was and failed.
+	RecoveryTrial *NodeRecoveryTrial `json:"recoveryTrial,omitempty"`
 	// Failed are releases that have used up their tries.
 	Failed []NodeRelease `json:"failed,omitempty"`
 	// PendingRestart says that another release runs than boots next.
 	PendingRestart bool `json:"pendingRestart,omitempty"`
 	// Problems are what did not take effect in this boot, in words for people; the first few.
 	Problems []string `json:"problems,omitempty"`
+}
+
+// NodeRecoveryTrial is a recovery system that is tried.
+type NodeRecoveryTrial struct {
+	// State is pending, running, passed or failed.
+	State       string `json:"state"`
+	NodeRelease `json:",inline"`
 }
 
 // NodeRelease is a release on a node.
