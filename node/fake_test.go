@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -157,6 +158,12 @@ func newImage(t testing.TB, arch string, layers ...[]byte) testImage {
 // newImageIn is newImage with a compression for its blobs.
 func newImageIn(t testing.TB, compression, arch string, layers ...[]byte) testImage {
 	t.Helper()
+	return labelledImage(t, map[string]string{layout.ImageLabelCompression: compression}, arch, layers...)
+}
+
+// labelledImage is newImage with labels.
+func labelledImage(t testing.TB, labels map[string]string, arch string, layers ...[]byte) testImage {
+	t.Helper()
 	img := testImage{dir: t.TempDir(), layers: layers}
 	put := func(b []byte) ocispec.Descriptor {
 		d := digest.FromBytes(b)
@@ -170,7 +177,8 @@ func newImageIn(t testing.TB, compression, arch string, layers ...[]byte) testIm
 		return ocispec.Descriptor{Digest: d, Size: int64(len(b))}
 	}
 	config := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: arch}}
-	config.Config.Labels = map[string]string{layout.ImageLabelVersion: "v1", layout.ImageLabelCompression: compression}
+	config.Config.Labels = map[string]string{layout.ImageLabelVersion: "v1", layout.ImageLabelCompression: "none"}
+	maps.Copy(config.Config.Labels, labels)
 	config.RootFS.Type = "layers"
 	manifest := ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2},

@@ -1,6 +1,9 @@
 package node
 
 import (
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"io/fs"
 	"os"
@@ -221,4 +224,15 @@ func TestUpgradeToSealed(t *testing.T) {
 	}
 	_, err = other.Upgrade(t.Context(), UpgradeOptions{Source: src})
 	wantRefused(t, err, "its UKI is")
+}
+
+// privateKey reads an ed25519 key's file.
+func privateKey(t *testing.T, b []byte) ed25519.PrivateKey {
+	t.Helper()
+	block, _ := pem.Decode(b)
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.(ed25519.PrivateKey)
 }
