@@ -34,6 +34,7 @@ type hostile struct {
 	mu     sync.Mutex
 	change func(w http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) (done bool)
 	blobs  map[string]int64 // bytes given of each, where the answer stayed
+	resets int
 }
 
 func (h *hostile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -41,13 +42,15 @@ func (h *hostile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Handler.ServeHTTP(answer, r)
 	if _, digest, ok := strings.Cut(r.URL.Path, "/blobs/sha256:"); ok && r.Method == http.MethodGet {
 		h.mu.Lock()
-		change := h.change
+		change, resets := h.change, h.resets
 		h.mu.Unlock()
 		if change != nil && change(w, r, answer) {
 			return
 		}
 		h.mu.Lock()
-		h.blobs[digest] += int64(answer.Body.Len())
+		if resets == h.resets { // else who has asked is gone
+			h.blobs[digest] += int64(answer.Body.Len())
+		}
 		h.mu.Unlock()
 	}
 	for k, v := range answer.Header() {
@@ -64,6 +67,7 @@ func (h *hostile) reset(
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.change, h.blobs = change, map[string]int64{}
+	h.resets++
 }
 
 // given returns the bytes that were given of some blobs.
