@@ -46,7 +46,7 @@ tools: ## tools that tests check images with, in build/tools
 	scripts/tools
 
 .PHONY: images
-images: build ## the frontend's and the builder's images as OCI layouts, in build/images
+images: build ## the frontend's, builder's and operator's images as OCI layouts, in build/images; IMAGES chooses some
 	scripts/images
 
 .PHONY: demo
@@ -104,7 +104,7 @@ bench: build base tools ## speed and size against other tools; writes docs/perfo
 	$(GO) run ./cmd/kairos-bench
 
 .PHONY: generate
-generate: ## what is made from fleet's code: deploy/crd, deploy/rbac, deep copies
+generate: ## what is made from fleet's code and deploy: deploy/crd, deploy/rbac, deploy/chart, deep copies
 	scripts/generate
 
 .PHONY: lint
