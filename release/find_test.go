@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -106,5 +107,62 @@ func TestFindTrusted(t *testing.T) {
 	}
 	if a, err := Find(t.Context(), r, old.Release.Manifest); err != nil || a.Release.Format.Version != 4 {
 		t.Errorf("who trusts the registry: %+v, %v", a, err)
+	}
+}
+
+// What keys have signed is the release of its own image alone: a registry that shows it beside another one, with
+// signatures or records exchanged, is not believed.
+func TestFindTrustedRefuses(t *testing.T) {
+	key, err := sign.NewKey(trust.Ed25519)
+	if err != nil {
+		t.Fatal(err)
+	}
+	anchor := trust.Anchor{Threshold: 1, Keys: []trust.PublicKey{key.PublicKey}, Epoch: 2}
+	good := sample()
+	good.Release.Epoch = 2
+	// The release of another image, which the key has signed, too.
+	other := good
+	other.Release.Manifest = layout.SHA256([32]byte{9})
+	other.Subject.Digest = digest.Digest(other.Release.Manifest)
+	old := good
+	old.Release.Epoch = 1
+	for name, c := range map[string]struct {
+		add  func(r *repository)
+		want string
+	}{
+		"the release": {func(r *repository) { r.add(t, good, key) }, ""},
+		"another image's": {func(r *repository) { r.add(t, other, key) },
+			"is beside " + other.Subject.Digest.String()},
+		"an old one": {func(r *repository) { r.add(t, old, key) }, "its epoch is 1"},
+		"another's signatures": {func(r *repository) {
+			scratch := &repository{blobs: r.blobs}
+			scratch.add(t, other, key)
+			a, err := Read(t.Context(), scratch, scratch.referrers[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			swapped := good
+			swapped.Signatures = a.Signatures
+			r.add(t, swapped)
+		}, "is not one of this release.json"},
+		"bytes exchanged": {func(r *repository) {
+			r.add(t, good, key)
+			_, record, err := old.Marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for d := range r.blobs {
+				if _, err := layout.ParseRelease(r.blobs[d]); err == nil {
+					r.blobs[d] = record
+				}
+			}
+		}, "sha256"},
+	} {
+		r := &repository{blobs: map[digest.Digest][]byte{}}
+		c.add(r)
+		_, err := FindTrusted(t.Context(), r, good.Release.Manifest, anchor, "amd64")
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
 	}
 }
