@@ -54,13 +54,16 @@ demo: build base ## examples/debian as an ISO, booted to its login prompt under 
 	scripts/deps $(RUN_DEPS) $(VM_DEPS)
 	scripts/demo
 
+# The one that takes longest begins first: two run at a time.
+PACKAGES := ./node ./...
+
 .PHONY: test
 test: test-unit test-vm ## all tests: an hour and a quarter on two cores
 
 .PHONY: test-unit
 test-unit: build tools ## the tests that boot nothing: two minutes
 	scripts/deps $(TEST_DEPS)
-	$(GO) test ./...
+	$(GO) test $(PACKAGES)
 
 # The CNCF's registry, which we did not write.
 REGISTRY := github.com/distribution/distribution/v3/cmd/registry@v3.1.2
@@ -73,14 +76,14 @@ test-registry: assets ## what an upgrade fetches, by the log of another project'
 .PHONY: test-race
 test-race: build tools ## the same under the race detector: it takes a C compiler
 	scripts/deps $(TEST_DEPS) gcc libc6-dev
-	CGO_ENABLED=1 $(GO) test -race ./...
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m $(PACKAGES)
 
 FUZZTIME ?= 60s
 .PHONY: fuzz
 fuzz: assets ## each fuzz test for FUZZTIME (60s); FUZZ=REGEXP chooses some
 	scripts/fuzz $(FUZZTIME) '$(FUZZ)'
 
-# The one that takes longest begins first: two run at a time.
+# The same of those that boot machines.
 VM_PACKAGES := ./test/node ./test/doors ./node ./test/...
 
 .PHONY: test-vm
