@@ -31,6 +31,11 @@ build: assets ## the programs, in build/bin
 	@mkdir -p $(BIN)
 	$(GOBUILD) -o $(BIN)/ ./cmd/kairos ./cmd/kairos-frontend
 
+.PHONY: kubectl-kairos
+kubectl-kairos: ## kubectl's plugin for rollouts, in build/bin: `kubectl kairos`
+	@mkdir -p $(BIN)
+	$(GOBUILD) -o $(BIN)/kubectl-kairos ./cmd/kairos-operator
+
 .PHONY: assets
 assets: ## what boots an image: /init, kairos-apply, boot loaders; embedded in the programs
 	@mkdir -p $(BUILD) && echo 'module build // not part of ./...' >$(BUILD)/go.mod

@@ -1,5 +1,6 @@
 // Command kairos-operator rolls releases out to the nodes of a Kubernetes cluster. `kairos-operator helper` is what
-// its helper pods run on a node. The work is done by packages of fleet.
+// its helper pods run on a node, `kairos-operator agent` what tells a cluster of a node, and `kairos-operator fleet`
+// is for people; under the name kubectl-kairos that is all that there is. The work is done by packages of fleet.
 package main
 
 import (
@@ -9,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/go-logr/logr"
@@ -17,18 +19,39 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/fleet/helper"
 	"github.com/kairos-buildkit/kairos/fleet/operator"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := root().ExecuteContext(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "kairos-operator:", err)
-		os.Exit(1)
+	c := root()
+	name := filepath.Base(os.Args[0])
+	if name == plugin {
+		c = newFleet().command()
+		c.Use, c.Annotations = plugin, map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl kairos"}
 	}
+	err := c.ExecuteContext(ctx)
+	stop()
+	os.Exit(code(os.Stderr, name, err))
+}
+
+// code is a command's exit code; why it failed is printed, unless that has been told.
+func code(w io.Writer, name string, err error) int {
+	var told exit
+	var usage usageError
+	switch {
+	case err == nil:
+		return int(api.ExitDone)
+	case errors.As(err, &told):
+		return int(told)
+	}
+	fmt.Fprintf(w, "%s: %v\n", name, err)
+	if errors.As(err, &usage) {
+		return int(api.ExitUsage)
+	}
+	return int(api.ExitFailed)
 }
 
 func root() *cobra.Command {
@@ -38,7 +61,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	c.AddCommand(manager(), helperCommand(), agentCommand())
+	c.AddCommand(manager(), helperCommand(), agentCommand(), newFleet().command())
 	return c
 }
 
