@@ -66,8 +66,8 @@ func decode(t *testing.T, b []byte) (all []runtime.Object) {
 
 // What kustomize makes of the folder is whole and safe.
 func TestKustomize(t *testing.T) {
-	b := judge(t, "kustomize", nil, ".")
-	whole(t, decode(t, b), "kairos-system", image)
+	kustomize := program(t, "kustomize")
+	whole(t, decode(t, run(t, kustomize, nil, ".")), "kairos-system", image)
 	// One place names the image, and all that name it follow.
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS(".")); err != nil {
@@ -78,7 +78,7 @@ func TestKustomize(t *testing.T) {
 	if err := os.WriteFile(dir+"/kustomization.yaml", []byte(k), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	whole(t, decode(t, judge(t, "kustomize", nil, dir)), "kairos-system", "other.example/o:v2")
+	whole(t, decode(t, run(t, kustomize, nil, dir)), "kairos-system", "other.example/o:v2")
 }
 
 // whole checks what a cluster gets.

@@ -18,14 +18,25 @@ import (
 // judge runs a program of testdata/judge: what it is made with is no dependency of ours.
 func judge(t *testing.T, name string, in []byte, args ...string) []byte {
 	t.Helper()
+	return run(t, program(t, name), in, args...)
+}
+
+func program(t *testing.T, name string) string {
+	t.Helper()
 	program := filepath.Join(t.TempDir(), name)
 	dir := filepath.Join("testdata", "judge")
-	build := exec.Command("go", "build", "-modfile", filepath.Join(dir, "judge.mod"), "-tags", "judge", "-o", program,
+	build := exec.Command("go", "build", "-modfile", filepath.Join(dir, "judge.mod"), "-tags", "judge",
+		"-ldflags", "-s -w", "-o", program,
 		"./"+filepath.Join(dir, name))
 	build.Env = append(os.Environ(), "GOWORK=off")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	return program
+}
+
+func run(t *testing.T, program string, in []byte, args ...string) []byte {
+	t.Helper()
 	c := exec.Command(program, args...)
 	var out, errors bytes.Buffer
 	c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(in), &out, &errors
