@@ -2,6 +2,7 @@ package layout
 
 import (
 	"bytes"
+	"encoding/json"
 	"os/exec"
 	"strings"
 	"testing"
@@ -421,6 +422,47 @@ func TestMountsThatAreRefused(t *testing.T) {
 		}
 		if want := append([]string{"/srv/good"}, c.paths[:len(c.paths)-1]...); cmp.Diff(want, usable.Bind) != "" {
 			t.Errorf("%q: %q is usable", c.paths, usable.Bind)
+		}
+	}
+}
+
+// A mount list on OEM that somebody has edited puts nothing over what a release brings, in whichever list it stands
+// and however it is written, and leaves what is right in it.
+func TestEditedMountList(t *testing.T) {
+	for _, dir := range []string{
+		"/bin", "/boot", "/dev", "/lib", "/lib32", "/lib64", "/libx32", "/oem", "/proc", "/run", "/sbin", "/sys",
+		"/usr",
+	} {
+		for _, p := range []string{
+			dir, dir + "/x", dir + "/", "/" + dir, dir + "/.", "." + dir, strings.TrimPrefix(dir, "/"),
+			"/srv/.." + dir, "/srv/../" + dir, dir + "/../usr",
+			dir + "\x00", dir + ",lowerdir=/evil", dir + ":/evil",
+		} {
+			for _, list := range []string{"bind", "ephemeral"} {
+				b, err := json.Marshal(map[string][]string{list: {"/srv/good", p, "/srv/better"}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				m, err := ParseMounts(b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				usable, errs := m.Usable()
+				if got := append(usable.Bind, usable.Ephemeral...); len(errs) != 1 ||
+					cmp.Diff([]string{"/srv/good", "/srv/better"}, got) != "" {
+					t.Errorf("%s %q: %q is usable, %v", list, p, got, errs)
+				}
+			}
+		}
+	}
+	for _, p := range []string{"", "/", ".", "..", "/..", "//", "/srv/../.."} {
+		if usable, errs := (Mounts{Bind: []string{p}}).Usable(); len(errs) != 1 || len(usable.Bind) > 0 {
+			t.Errorf("%q is usable: %v", p, errs)
+		}
+	}
+	for _, text := range []string{"", "[]", `{"bind":"/usr"}`, `{"bind":[{}]}`, "{", "{}{}"} {
+		if m, err := ParseMounts([]byte(text)); err == nil {
+			t.Errorf("%q: %+v", text, m)
 		}
 	}
 }
