@@ -19,6 +19,11 @@ func TestSystemdAcceptsTheUnits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		// What kairos-apply says is of SyslogLevel: below LogLevelMax nobody would read why it fails.
+		s := string(b)
+		if strings.Contains(s, "LogLevelMax=notice\n") && !strings.Contains(s, "\nSyslogLevel=notice\n") {
+			t.Errorf("%s: the journal does not have what goes wrong", name)
+		}
 		if !strings.Contains(string(b), "ConditionPathExists=/run/kairos/") {
 			t.Errorf("%s: would start in a container", name)
 		}
