@@ -1,6 +1,7 @@
-// Command kairos-operator rolls releases out to the nodes of a Kubernetes cluster. `kairos-operator helper` is what
-// its helper pods run on a node, `kairos-operator agent` what tells a cluster of a node, and `kairos-operator fleet`
-// is for people; under the name kubectl-kairos that is all that there is. The work is done by packages of fleet.
+// Command kairos-operator rolls releases out to the nodes of a Kubernetes cluster, and runs commands on them.
+// `kairos-operator helper` and `kairos-operator restart` are what its helper pods run on a node, `kairos-operator
+// agent` what tells a cluster of a node, and `kairos-operator fleet` is for people; under the name kubectl-kairos that
+// is all that there is. The work is done by packages of fleet.
 package main
 
 import (
@@ -20,6 +21,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/kairos-buildkit/kairos/api"
+	"github.com/kairos-buildkit/kairos/fleet/api/v1alpha1"
 	"github.com/kairos-buildkit/kairos/fleet/helper"
 	"github.com/kairos-buildkit/kairos/fleet/operator"
 )
@@ -57,11 +59,11 @@ func code(w io.Writer, name string, err error) int {
 func root() *cobra.Command {
 	c := &cobra.Command{
 		Use:           "kairos-operator",
-		Short:         "Roll releases out to the nodes of a cluster",
+		Short:         "Roll releases out to the nodes of a cluster, and run commands on them",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	c.AddCommand(manager(), helperCommand(), agentCommand(), newFleet().command())
+	c.AddCommand(manager(), helperCommand(), restartCommand(), agentCommand(), newFleet().command())
 	return c
 }
 
@@ -71,7 +73,7 @@ func manager() *cobra.Command {
 	var elect bool
 	c := &cobra.Command{
 		Use:   "manager",
-		Short: "Carry out NodeOpUpgrades",
+		Short: "Carry out NodeOpUpgrades and NodeOps",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if name := os.Getenv("POD_NAME"); name != "" {
@@ -108,6 +110,8 @@ func manager() *cobra.Command {
 	}
 	c.Flags().StringVar(&o.HelperImage, "image", os.Getenv("KAIROS_OPERATOR_IMAGE"),
 		"image of helper pods: this program's own (default $KAIROS_OPERATOR_IMAGE)")
+	c.Flags().StringVar(&o.OpImage, "nodeop-image", os.Getenv("NODEOP_DEFAULT_IMAGE"),
+		"image of NodeOps that name none (default $NODEOP_DEFAULT_IMAGE, else busybox:latest)")
 	c.Flags().StringVar(&metrics, "metrics", ":8080", "address to serve Prometheus' metrics at; 0 is none")
 	c.Flags().StringVar(&probes, "probes", ":8081", "address to serve /healthz and /readyz at")
 	c.Flags().BoolVar(&elect, "leader-elect", true, "let one of several operators work at a time")
@@ -116,35 +120,65 @@ func manager() *cobra.Command {
 }
 
 func helperCommand() *cobra.Command {
-	var message, namespace string
+	var p pod
 	c := &cobra.Command{
 		Use:   "helper -- ARGUMENTS...",
 		Short: "Run the node's kairos-apply, and leave its answer as this pod's termination message",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			// Opened here: the file is the pod's, and the pod's files are out of sight then.
-			f, err := os.OpenFile(message, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			if err := helper.EnterMounts(namespace); err != nil {
-				return err
-			}
-			if err := os.Setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"); err != nil {
-				return err
-			}
-			r := helper.Run(c.Context(), c.OutOrStdout(), "kairos-apply", args...)
-			if _, err := io.WriteString(f, r.String()); err != nil {
-				return err
-			}
-			if r.Exit != 0 {
-				return fmt.Errorf("kairos-apply ended with %d: %s", r.Exit, r.Reason)
-			}
-			return f.Sync()
+			return p.onNode(func() v1alpha1.HelperReport {
+				return helper.Run(c.Context(), c.OutOrStdout(), "kairos-apply", args...)
+			})
 		},
 	}
-	c.Flags().StringVar(&message, "message", "/dev/termination-log", "file for the answer")
-	c.Flags().StringVar(&namespace, "mounts", "/proc/1/ns/mnt", "mount namespace to enter")
+	p.flags(c)
 	return c
+}
+
+func restartCommand() *cobra.Command {
+	var p pod
+	c := &cobra.Command{
+		Use:   "restart BOOT-ID",
+		Short: "Restart the node, where this is still its boot",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return p.onNode(func() v1alpha1.HelperReport {
+				return helper.Restart(c.Context(), c.OutOrStdout(), helper.BootID, args[0])
+			})
+		},
+	}
+	p.flags(c)
+	return c
+}
+
+// pod is what a helper pod has of its node.
+type pod struct{ message, namespace string }
+
+func (p *pod) flags(c *cobra.Command) {
+	c.Flags().StringVar(&p.message, "message", "/dev/termination-log", "file for the answer")
+	c.Flags().StringVar(&p.namespace, "mounts", "/proc/1/ns/mnt", "mount namespace to enter")
+}
+
+// onNode runs something in the node's mounts, and leaves its answer.
+func (p *pod) onNode(run func() v1alpha1.HelperReport) error {
+	// Opened here: the file is the pod's, and the pod's files are out of sight then.
+	f, err := os.OpenFile(p.message, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := helper.EnterMounts(p.namespace); err != nil {
+		return err
+	}
+	if err := os.Setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"); err != nil {
+		return err
+	}
+	r := run()
+	if _, err := io.WriteString(f, r.String()); err != nil {
+		return err
+	}
+	if r.Exit != 0 {
+		return fmt.Errorf("the node's command ended with %d: %s", r.Exit, r.Reason)
+	}
+	return f.Sync()
 }

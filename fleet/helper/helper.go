@@ -1,5 +1,5 @@
-// Package helper is what runs in a helper pod: kairos-apply of the node, in the node's mount namespace. The pod has
-// the operator's image, and nothing of the release.
+// Package helper is what runs in a helper pod: kairos-apply of the node, or the node's reboot, in the node's mount
+// namespace. The pod has the operator's image, and nothing of the release.
 package helper
 
 import (
@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -69,6 +70,26 @@ func Run(ctx context.Context, log io.Writer, name string, args ...string) v1alph
 		r.Reason = readErr.Error()
 	}
 	r.Reason = bounded(r.Reason)
+	return r
+}
+
+// BootID is the file in which the kernel names its boot.
+const BootID = "/proc/sys/kernel/random/boot_id"
+
+// Restart restarts the machine, and answers as Run does, where its boot is still this one: a pod that the kubelet
+// starts when the machine has restarted already does nothing.
+func Restart(ctx context.Context, log io.Writer, file, boot string) v1alpha1.HelperReport {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return failed(err)
+	}
+	if is := strings.TrimSpace(string(b)); is != boot {
+		return v1alpha1.HelperReport{Reason: "the node has restarted already: its boot is " + is}
+	}
+	r := Run(ctx, log, "reboot")
+	if r.Exit != 0 && r.Reason == "" {
+		r.Reason = fmt.Sprintf("reboot ended with %d", r.Exit)
+	}
 	return r
 }
 

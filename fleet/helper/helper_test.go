@@ -51,3 +51,34 @@ func TestEnterMountsSaysWhatItNeeds(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A node is restarted in the boot that the pod was made for, and in no other.
+func TestRestart(t *testing.T) {
+	dir := t.TempDir()
+	boot, ran := dir+"/boot_id", dir+"/ran"
+	script := "#!/bin/sh\n: >" + ran + "\nexit $WANT\n"
+	for name, text := range map[string]string{boot: "this-boot\n", dir + "/reboot": script} {
+		if err := os.WriteFile(name, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir)
+	for _, tc := range []struct {
+		boot, exit, reason string
+		runs               bool
+	}{
+		{"another", "0", "the node has restarted already: its boot is this-boot", false},
+		{"this-boot", "0", "", true},
+		{"this-boot", "3", "reboot ended with 3", true},
+	} {
+		t.Setenv("WANT", tc.exit)
+		r := Restart(t.Context(), io.Discard, boot, tc.boot)
+		err := os.Remove(ran)
+		if r.Reason != tc.reason || (r.Exit == 0) != (tc.exit == "0") || (err == nil) != tc.runs {
+			t.Errorf("%+v: %+v, %v", tc, r, err)
+		}
+	}
+	if r := Restart(t.Context(), io.Discard, dir+"/none", "this-boot"); r.Exit != -1 {
+		t.Errorf("%+v", r)
+	}
+}

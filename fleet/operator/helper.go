@@ -16,49 +16,56 @@ import (
 
 const (
 	helperContainer = "kairos-apply"
-	// annotationHelper is a helper pod's [rollout.HelperID], annotationSince when the step that it is for began.
+	// annotationHelper is a pod's [rollout.HelperID], annotationSince when the step that it is for began.
 	annotationHelper = "operator.kairos.io/helper"
 	annotationSince  = "operator.kairos.io/since"
 )
 
-// helperPod is the pod that carries out an order on a node. Its name follows from what it is for, so that it is there
-// once however often it is created. It goes around the scheduler: the node may be cordoned.
-func (r *upgrades) helperPod(u *v1alpha1.NodeOpUpgrade, n rollout.Node, o rollout.Order) *corev1.Pod {
+// helperPod is the pod that carries out an order on a node for an object. Its name follows from what it is for, so
+// that it is there once however often it is created. It goes around the scheduler: the node may be cordoned.
+func (r *base) helperPod(
+	owner metav1.OwnerReference,
+	meta metav1.ObjectMeta,
+	secrets []corev1.LocalObjectReference,
+	node string,
+	since metav1.Time,
+	o rollout.Order,
+) *corev1.Pod {
 	yes, no := true, false
 	deadline := int64(o.Deadline / time.Second)
+	args := append([]string{"helper", "--"}, o.Args...)
+	if o.Reboot != "" {
+		args = []string{"restart", o.Reboot}
+	}
+	meta.Name = podName(owner.Name, node, o.ID)
+	meta.Labels[v1alpha1.LabelNode] = labelValue(node)
+	meta.Labels[v1alpha1.LabelStep] = string(o.Step)
+	meta.Annotations = map[string]string{annotationHelper: o.ID, annotationSince: since.UTC().Format(time.RFC3339)}
+	meta.OwnerReferences = []metav1.OwnerReference{owner}
 	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: u.Namespace,
-			Name:      fmt.Sprintf("%s-%s-%s", truncated(u.Name, 40), hash(n.Name)[:8], o.ID),
-			Labels: map[string]string{
-				v1alpha1.LabelUpgrade: labelValue(u.Name),
-				v1alpha1.LabelNode:    labelValue(n.Name),
-				v1alpha1.LabelStep:    string(o.Step),
-			},
-			Annotations: map[string]string{
-				annotationHelper: o.ID,
-				annotationSince:  n.Record.Since.UTC().Format(time.RFC3339),
-			},
-			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(u,
-				v1alpha1.GroupVersion.WithKind("NodeOpUpgrade"))},
-		},
+		ObjectMeta: meta,
 		Spec: corev1.PodSpec{
-			NodeName:                     n.Name,
+			NodeName:                     node,
 			HostPID:                      true,
 			HostNetwork:                  true, // as the node reaches its registries
 			RestartPolicy:                corev1.RestartPolicyNever,
 			ActiveDeadlineSeconds:        &deadline,
 			AutomountServiceAccountToken: &no,
-			ImagePullSecrets:             u.Spec.ImagePullSecrets,
+			ImagePullSecrets:             secrets,
 			Tolerations:                  []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
 			Containers: []corev1.Container{{
 				Name:            helperContainer,
 				Image:           r.HelperImage,
-				Args:            append([]string{"helper", "--"}, o.Args...),
+				Args:            args,
 				SecurityContext: &corev1.SecurityContext{Privileged: &yes},
 			}},
 		},
 	}
+}
+
+// podName is the name of an object's pod on a node for a step.
+func podName(object, node, id string) string {
+	return fmt.Sprintf("%s-%s-%s", truncated(object, 40), hash(node)[:8], id)
 }
 
 // helperOf reads a helper pod.
@@ -72,13 +79,22 @@ func helperOf(p *corev1.Pod) *rollout.Helper {
 			if report, err := v1alpha1.ParseHelperReport(c.State.Terminated.Message); err == nil {
 				h.Report = &report
 			}
-		case c.State.Waiting != nil && c.State.Waiting.Message != "":
-			h.Waiting = c.State.Waiting.Reason + ": " + c.State.Waiting.Message
-		case c.State.Waiting != nil && c.State.Waiting.Reason != "ContainerCreating":
-			h.Waiting = c.State.Waiting.Reason
+		default:
+			h.Waiting = waiting(c)
 		}
 	}
 	return h
+}
+
+// waiting says why a container does not run yet, where that is known.
+func waiting(c corev1.ContainerStatus) string {
+	switch w := c.State.Waiting; {
+	case w != nil && w.Message != "":
+		return w.Reason + ": " + w.Message
+	case w != nil && w.Reason != "ContainerCreating" && w.Reason != "PodInitializing":
+		return w.Reason
+	}
+	return ""
 }
 
 // outdated says whether a pod is for a step before the one that a record is at. A record that was read before the pod

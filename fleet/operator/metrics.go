@@ -17,9 +17,17 @@ var (
 		Name: "kairos_rollout_steps_total",
 		Help: "Steps that nodes have come to in all rollouts.",
 	}, []string{"step"})
+	opNodes = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "kairos_nodeop_nodes",
+		Help: "Nodes of a NodeOp by their state.",
+	}, []string{"namespace", "name", "state"})
+	opSteps = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "kairos_nodeop_steps_total",
+		Help: "Steps that nodes have come to in all NodeOps.",
+	}, []string{"step"})
 )
 
-func init() { metrics.Registry.MustRegister(rolloutNodes, steps) }
+func init() { metrics.Registry.MustRegister(rolloutNodes, steps, opNodes, opSteps) }
 
 func count(of types.NamespacedName, s v1alpha1.NodeOpUpgradeStatus) {
 	c := s.Nodes
@@ -31,6 +39,15 @@ func count(of types.NamespacedName, s v1alpha1.NodeOpUpgradeStatus) {
 	}
 }
 
-func forget(of types.NamespacedName) {
-	rolloutNodes.DeletePartialMatch(prometheus.Labels{"namespace": of.Namespace, "name": of.Name})
+func countOp(of types.NamespacedName, c v1alpha1.NodeOpCounts) {
+	for state, n := range map[string]int32{
+		"waiting": c.Waiting, "away": c.Away, "working": c.Working, "completed": c.Completed, "skipped": c.Skipped,
+		"failed": c.Failed,
+	} {
+		opNodes.WithLabelValues(of.Namespace, of.Name, state).Set(float64(n))
+	}
+}
+
+func forget(g *prometheus.GaugeVec, of types.NamespacedName) {
+	g.DeletePartialMatch(prometheus.Labels{"namespace": of.Namespace, "name": of.Name})
 }

@@ -1,5 +1,5 @@
-// Package operator has the controller that carries out NodeOpUpgrades: what is to be done is decided by package
-// rollout; here objects are read, and what was decided is written. It keeps no state.
+// Package operator has the controllers that carry out NodeOpUpgrades and NodeOps: what is to be done is decided by
+// packages rollout and nodeop; here objects are read, and what was decided is written. It keeps no state.
 package operator
 
 import (
@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -28,6 +29,10 @@ import (
 // +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeopupgrades,verbs=get;list;watch;update;patch
 // +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeopupgrades/status,verbs=get;update;patch
 // +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeopupgrades/finalizers,verbs=update
+// +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeops,verbs=get;list;watch;update;patch
+// +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeops/status,verbs=get;update;patch
+// +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeops/finalizers,verbs=update
+// +kubebuilder:rbac:groups=batch,resources=jobs,verbs=get;list;watch;create;delete
 // +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;delete
 // +kubebuilder:rbac:groups="",resources=pods/eviction,verbs=create
@@ -40,6 +45,8 @@ import (
 type Options struct {
 	// HelperImage is the image of helper pods: the operator's own.
 	HelperImage string
+	// OpImage is the image of NodeOps that name none; empty: busybox:latest, as in the Kairos project.
+	OpImage string
 	// Pod is namespace/name of the operator's own pod; empty where it runs in none.
 	Pod string
 	// Settle is for how long changes of Nodes are gathered until they are looked at. 0: a second.
@@ -59,12 +66,16 @@ func Scheme() (*runtime.Scheme, error) {
 
 // Cache says what of a cluster the operator keeps in memory: of pods its own, and of Nodes what it looks at.
 func Cache() cache.Options {
-	helper, err := labels.NewRequirement(v1alpha1.LabelStep, selection.Exists, nil)
-	if err != nil {
-		panic(err) // a constant
+	with := func(label string) labels.Selector {
+		r, err := labels.NewRequirement(label, selection.Exists, nil)
+		if err != nil {
+			panic(err) // a constant
+		}
+		return labels.NewSelector().Add(*r)
 	}
 	return cache.Options{ByObject: map[client.Object]cache.ByObject{
-		&corev1.Pod{}:  {Label: labels.NewSelector().Add(*helper)},
+		&corev1.Pod{}:  {Label: with(v1alpha1.LabelStep)},
+		&batchv1.Job{}: {Label: with(v1alpha1.LabelNodeOp)},
 		&corev1.Node{}: {Transform: slim},
 	}}
 }
@@ -78,7 +89,7 @@ func slim(o any) (any, error) {
 	n.ManagedFields = nil
 	kept := map[string]string{}
 	for _, name := range []string{
-		v1alpha1.AnnotationReport, v1alpha1.AnnotationRecord, v1alpha1.AnnotationCordonedBy,
+		v1alpha1.AnnotationReport, v1alpha1.AnnotationRecord, v1alpha1.AnnotationOp, v1alpha1.AnnotationCordonedBy,
 	} {
 		if v, ok := n.Annotations[name]; ok {
 			kept[name] = v
@@ -96,7 +107,7 @@ func slim(o any) (any, error) {
 	return n, nil
 }
 
-// Add adds the controller to a manager.
+// Add adds the controllers to a manager.
 func Add(m ctrl.Manager, config *rest.Config, o Options) error {
 	if o.HelperImage == "" {
 		return fmt.Errorf("the image of helper pods is not named")
@@ -111,28 +122,42 @@ func Add(m ctrl.Manager, config *rest.Config, o Options) error {
 	if o.Settle == 0 {
 		o.Settle = time.Second
 	}
-	r := &upgrades{
-		Options: o, Client: m.GetClient(), scheme: m.GetScheme(), events: m.GetEventRecorder("kairos-operator"),
+	b := base{
+		Options: o, Client: m.GetClient(), events: m.GetEventRecorder("kairos-operator"),
 		evict: drainer{client: clients, self: o.Pod}.evict,
 	}
-	return ctrl.NewControllerManagedBy(m).
+	u := newUpgrades(b)
+	err = ctrl.NewControllerManagedBy(m).
 		Named("nodeopupgrade").
 		For(&v1alpha1.NodeOpUpgrade{}).
 		Owns(&corev1.Pod{}).
-		Watches(&corev1.Node{}, r.nodes()).
-		Complete(r)
+		Watches(&corev1.Node{}, b.nodes(u.active)).
+		Complete(u)
+	if err != nil {
+		return err
+	}
+	op := newOps(b, m.GetAPIReader())
+	return ctrl.NewControllerManagedBy(m).
+		Named("nodeop").
+		For(&v1alpha1.NodeOp{}).
+		Owns(&corev1.Pod{}).
+		Owns(&batchv1.Job{}).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(opOfPod)).
+		Watches(&corev1.Node{}, b.nodes(op.active)).
+		Complete(op)
 }
 
-// nodes has all rollouts that are not over looked at when a Node changes; changes of many Nodes at once are one.
-func (r *upgrades) nodes() handler.EventHandler {
+// nodes has all objects of a kind that are not over looked at when a Node changes; changes of many Nodes at once are
+// one.
+func (r *base) nodes(active func(context.Context) ([]client.ObjectKey, error)) handler.EventHandler {
 	enqueue := func(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-		all, err := r.active(ctx)
+		all, err := active(ctx)
 		if err != nil {
-			ctrl.LoggerFrom(ctx).Error(err, "list NodeOpUpgrades")
+			ctrl.LoggerFrom(ctx).Error(err, "list the objects that are not over")
 			return
 		}
-		for i := range all {
-			q.AddAfter(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&all[i])}, r.Settle)
+		for _, key := range all {
+			q.AddAfter(reconcile.Request{NamespacedName: key}, r.Settle)
 		}
 	}
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]

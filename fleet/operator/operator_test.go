@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -31,12 +32,17 @@ type cluster struct {
 	t   *testing.T
 	api client.Client
 	now time.Time
-	bad map[string]bool // nodes that fall back
+	bad map[string]bool // nodes that fall back, and on which commands fail
+	// hung are nodes on which a command does not end, skip is what preflights say, ran how often commands have run.
+	hung map[string]bool
+	skip map[string]string
+	ran  map[string]int
 	// before is asked before each write of the operator's, after told after it; an error is what the operator gets.
 	before, after func(write int) error
 	writes        int
 	held          int // evictions that a budget refuses
 	r             *upgrades
+	ops           *ops
 }
 
 // objects is one for all tests, which empty it: it takes half a second to make.
@@ -46,19 +52,29 @@ var objects = sync.OnceValue(func() client.Client {
 		panic(err)
 	}
 	return fake.NewClientBuilder().WithScheme(s).
-		WithStatusSubresource(&v1alpha1.NodeOpUpgrade{}, &corev1.Node{}, &corev1.Pod{}).Build()
+		WithStatusSubresource(&v1alpha1.NodeOpUpgrade{}, &v1alpha1.NodeOp{}, &corev1.Node{}, &corev1.Pod{},
+			&batchv1.Job{}).Build()
 })
 
 func newCluster(t *testing.T, nodes int) *cluster {
 	t.Helper()
-	c := &cluster{t: t, now: time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC), bad: map[string]bool{}, api: objects()}
+	c := &cluster{t: t, now: time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC), bad: map[string]bool{}, api: objects(),
+		hung: map[string]bool{}, ran: map[string]int{}}
 	var old v1alpha1.NodeOpUpgradeList
 	c.must(c.api.List(t.Context(), &old))
 	for i := range old.Items {
 		old.Items[i].Finalizers = nil
 		c.must(c.api.Update(t.Context(), &old.Items[i]))
 	}
-	for _, o := range []client.Object{&v1alpha1.NodeOpUpgrade{}, &corev1.Pod{}} {
+	var ops v1alpha1.NodeOpList
+	c.must(c.api.List(t.Context(), &ops))
+	for i := range ops.Items {
+		ops.Items[i].Finalizers = nil
+		c.must(c.api.Update(t.Context(), &ops.Items[i]))
+	}
+	for _, o := range []client.Object{
+		&v1alpha1.NodeOpUpgrade{}, &v1alpha1.NodeOp{}, &batchv1.Job{}, &corev1.Pod{},
+	} {
 		c.must(c.api.DeleteAllOf(t.Context(), o, client.InNamespace("default")))
 	}
 	c.must(c.api.DeleteAllOf(t.Context(), &corev1.Node{}))
@@ -142,7 +158,7 @@ func (c *cluster) restart() {
 			return write(func() error { return w.SubResource(sub).Update(ctx, o, opts...) })
 		},
 	})
-	c.r = &upgrades{
+	b := base{
 		Options: Options{HelperImage: "operator:test", Now: func() time.Time { return c.now }}, Client: watched,
 		events: events.NewFakeRecorder(10000),
 		evict: func(context.Context, string, *v1alpha1.DrainOptions) (rollout.Drain, error) {
@@ -153,6 +169,7 @@ func (c *cluster) restart() {
 			return rollout.Drain{}, nil
 		},
 	}
+	c.r, c.ops = newUpgrades(b), newOps(b, c.api)
 }
 
 // agents has each helper pod do its work.
@@ -162,7 +179,7 @@ func (c *cluster) agents() {
 	c.must(c.api.List(c.t.Context(), &pods))
 	for i := range pods.Items {
 		p := &pods.Items[i]
-		if p.Status.Phase != "" {
+		if p.Status.Phase != "" || p.Labels[v1alpha1.LabelNodeOp] != "" {
 			continue
 		}
 		c.check(p)

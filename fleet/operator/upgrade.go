@@ -4,15 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -21,27 +18,23 @@ import (
 	"github.com/kairos-buildkit/kairos/fleet/rollout"
 )
 
-// finalizer keeps a NodeOpUpgrade until the nodes that it has cordoned are uncordoned.
-const finalizer = "operator.kairos.io/cordon"
-
 // upgrades carries out NodeOpUpgrades.
-type upgrades struct {
-	Options
-	client.Client
-	scheme *runtime.Scheme
-	events events.EventRecorder
-	evict  func(ctx context.Context, node string, o *v1alpha1.DrainOptions) (rollout.Drain, error)
+type upgrades struct{ base }
+
+func newUpgrades(b base) *upgrades {
+	b.record, b.of = v1alpha1.AnnotationRecord, func(n rollout.Node) *v1alpha1.NodeRecord { return n.Record }
+	return &upgrades{b}
 }
 
 // Reconcile looks at one NodeOpUpgrade, and does what is to be done next.
 func (r *upgrades) Reconcile(ctx context.Context, q reconcile.Request) (out reconcile.Result, err error) {
 	u := &v1alpha1.NodeOpUpgrade{}
 	if err := r.Get(ctx, q.NamespacedName, u); err != nil {
-		forget(q.NamespacedName)
+		forget(rolloutNodes, q.NamespacedName)
 		return out, client.IgnoreNotFound(err)
 	}
 	if !u.DeletionTimestamp.IsZero() {
-		forget(q.NamespacedName)
+		forget(rolloutNodes, q.NamespacedName)
 		return out, r.release(ctx, u)
 	}
 	helpers, err := r.helpers(ctx, u)
@@ -54,16 +47,20 @@ func (r *upgrades) Reconcile(ctx context.Context, q reconcile.Request) (out reco
 	if controllerutil.AddFinalizer(u, finalizer) {
 		return out, r.Update(ctx, u) // which comes back here
 	}
-	nodes, err := r.chosen(ctx, u)
+	nodes, err := r.chosen(ctx, u, u.Spec.NodeSelector)
 	if err != nil {
 		return out, r.refuse(ctx, u, err)
 	}
-	busy, err := r.busy(ctx, u)
+	held, err := r.held(ctx)
+	if err != nil {
+		return out, err
+	}
+	busy, err := r.busy(ctx, u, held)
 	if err != nil {
 		return out, err
 	}
 	d, err := rollout.Decide(rollout.Input{
-		Now: r.Now(), Upgrade: u, Nodes: nodes, Busy: busy,
+		Now: r.Now(), Upgrade: u, Nodes: nodes, Busy: busy, Held: held,
 		Helper: func(node, id string) *rollout.Helper {
 			for _, p := range helpers[labelValue(node)] {
 				if p.Annotations[annotationHelper] == id {
@@ -97,24 +94,6 @@ func (r *upgrades) Reconcile(ctx context.Context, q reconcile.Request) (out reco
 	return out, nil
 }
 
-// chosen returns the nodes that a rollout is for.
-func (r *upgrades) chosen(ctx context.Context, u *v1alpha1.NodeOpUpgrade) ([]rollout.Node, error) {
-	selector, err := rollout.Selector(u.Spec.NodeSelector)
-	if err != nil {
-		return nil, fmt.Errorf("nodeSelector: %w", err)
-	}
-	var list corev1.NodeList
-	if err := r.List(ctx, &list, client.MatchingLabelsSelector{Selector: selector},
-		client.UnsafeDisableDeepCopy); err != nil {
-		return nil, err
-	}
-	nodes := make([]rollout.Node, len(list.Items))
-	for i := range list.Items {
-		nodes[i] = rollout.NodeOf(&list.Items[i])
-	}
-	return nodes, nil
-}
-
 // helpers returns the helper pods of a rollout, by the label of their node.
 func (r *upgrades) helpers(ctx context.Context, u *v1alpha1.NodeOpUpgrade) (map[string][]*corev1.Pod, error) {
 	var list corev1.PodList
@@ -134,19 +113,23 @@ func (r *upgrades) helpers(ctx context.Context, u *v1alpha1.NodeOpUpgrade) (map[
 }
 
 // active returns the rollouts that are not over.
-func (r *upgrades) active(ctx context.Context) ([]v1alpha1.NodeOpUpgrade, error) {
-	var list v1alpha1.NodeOpUpgradeList
-	if err := r.List(ctx, &list); err != nil {
-		return nil, err
+func (r *upgrades) active(ctx context.Context) ([]client.ObjectKey, error) {
+	all, err := r.rollouts(ctx)
+	keys := make([]client.ObjectKey, len(all))
+	for i := range all {
+		keys[i] = client.ObjectKeyFromObject(&all[i])
 	}
-	return slices.DeleteFunc(list.Items, func(u v1alpha1.NodeOpUpgrade) bool {
-		return rollout.Over(&u) && u.DeletionTimestamp.IsZero()
-	}), nil
+	return keys, err
 }
 
-// busy says which nodes are another rollout's: of those that choose a node, the oldest one that is not over has it.
-func (r *upgrades) busy(ctx context.Context, u *v1alpha1.NodeOpUpgrade) (func(rollout.Node) string, error) {
-	all, err := r.active(ctx)
+// busy says which nodes are another object's: of the rollouts that choose a node, the oldest one that is not over has
+// it; a NodeOp has one that it has in work.
+func (r *upgrades) busy(
+	ctx context.Context,
+	u *v1alpha1.NodeOpUpgrade,
+	held func(rollout.Node) string,
+) (func(rollout.Node) string, error) {
+	all, err := r.rollouts(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -179,14 +162,14 @@ func (r *upgrades) busy(ctx context.Context, u *v1alpha1.NodeOpUpgrade) (func(ro
 				return o.name
 			}
 		}
-		return ""
+		return held(n)
 	}, nil
 }
 
 // act does what was decided for a node.
 func (r *upgrades) act(ctx context.Context, u *v1alpha1.NodeOpUpgrade, n rollout.Node, a rollout.Act) error {
 	if a.Record != nil || a.Cordon || a.Uncordon {
-		if err := r.write(ctx, u, a); err != nil {
+		if err := r.write(ctx, u, n, a, false); err != nil {
 			return err
 		}
 	}
@@ -196,67 +179,17 @@ func (r *upgrades) act(ctx context.Context, u *v1alpha1.NodeOpUpgrade, n rollout
 			return err
 		}
 		if next := rollout.AfterDrain(r.Now(), u, n, d); next.Record != nil {
-			return r.write(ctx, u, next)
+			return r.write(ctx, u, n, next, false)
 		}
 	}
 	if a.Helper == nil {
 		return nil
 	}
-	err := r.Create(ctx, r.helperPod(u, n, *a.Helper))
-	if apierrors.IsAlreadyExists(err) {
-		return nil
-	}
-	return err
-}
-
-// write changes a Node in one write, unless somebody else has since it was read: what was decided may be wrong then.
-func (r *upgrades) write(ctx context.Context, u *v1alpha1.NodeOpUpgrade, a rollout.Act) error {
-	var n corev1.Node
-	if err := r.Get(ctx, client.ObjectKey{Name: a.Node}, &n); err != nil {
-		return client.IgnoreNotFound(err)
-	}
-	before := n.DeepCopy()
-	if n.Annotations == nil {
-		n.Annotations = map[string]string{}
-	}
-	was, err := v1alpha1.ParseRecord(n.Annotations)
-	if err != nil {
-		was = nil
-	}
-	if a.Record != nil {
-		n.Annotations[v1alpha1.AnnotationRecord] = a.Record.String()
-	}
-	switch {
-	case a.Cordon && (!n.Spec.Unschedulable || n.Annotations[v1alpha1.AnnotationCordonedBy] != ""):
-		// A cordon of a rollout that is over is taken over; a person's stays a person's.
-		n.Spec.Unschedulable = true
-		n.Annotations[v1alpha1.AnnotationCordonedBy] = rollout.Key(u)
-	case a.Uncordon && n.Annotations[v1alpha1.AnnotationCordonedBy] == rollout.Key(u):
-		n.Spec.Unschedulable = false
-		delete(n.Annotations, v1alpha1.AnnotationCordonedBy)
-	}
-	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-	if err := r.Patch(ctx, &n, patch); err != nil {
-		return client.IgnoreNotFound(err)
-	}
-	if a.Record != nil && (was == nil || was.Rollout != a.Record.Rollout || was.Step != a.Record.Step ||
-		was.Attempt != a.Record.Attempt) {
-		r.tell(u, a)
-	}
-	return nil
-}
-
-// tell makes an event and counts.
-func (r *upgrades) tell(u *v1alpha1.NodeOpUpgrade, a rollout.Act) {
-	kind, text := corev1.EventTypeNormal, "node "+a.Node
-	if a.Record.Reason != "" {
-		text += ": " + a.Record.Reason
-	}
-	if a.Record.Step == v1alpha1.StepFellBack || a.Record.Step == v1alpha1.StepFailed || a.Record.Attempt > 0 {
-		kind = corev1.EventTypeWarning
-	}
-	r.events.Eventf(u, nil, kind, string(a.Record.Step), "Rollout", "%s", text)
-	steps.WithLabelValues(string(a.Record.Step)).Inc()
+	pod := r.helperPod(*metav1.NewControllerRef(u, v1alpha1.GroupVersion.WithKind("NodeOpUpgrade")),
+		metav1.ObjectMeta{
+			Namespace: u.Namespace, Labels: map[string]string{v1alpha1.LabelUpgrade: labelValue(u.Name)},
+		}, u.Spec.ImagePullSecrets, n.Name, n.Record.Since, *a.Helper)
+	return ignoreExists(r.Create(ctx, pod))
 }
 
 // status writes the status, where it has changed.
@@ -273,7 +206,7 @@ func (r *upgrades) status(ctx context.Context, u *v1alpha1.NodeOpUpgrade, s v1al
 
 // refuse says in the status what is wrong with the spec. Errors of the API server are not that.
 func (r *upgrades) refuse(ctx context.Context, u *v1alpha1.NodeOpUpgrade, err error) error {
-	if status := apierrors.APIStatus(nil); errors.As(err, &status) || ctx.Err() != nil {
+	if !ofSpec(ctx, err) {
 		return err
 	}
 	s := *u.Status.DeepCopy()
@@ -304,37 +237,15 @@ func (r *upgrades) remove(
 	return errors.Join(failed...)
 }
 
-// release uncordons the nodes that a rollout which is deleted has cordoned, and takes its records back. A node that is
-// on its way to a release arrives there, or falls back, by itself.
-func (r *upgrades) release(ctx context.Context, u *v1alpha1.NodeOpUpgrade) error {
-	if !controllerutil.ContainsFinalizer(u, finalizer) {
-		return nil
-	}
-	var list corev1.NodeList
-	if err := r.List(ctx, &list); err != nil {
-		return err
-	}
-	key := rollout.Key(u)
-	for i := range list.Items {
-		n := &list.Items[i]
-		before := n.DeepCopy()
-		if n.Annotations[v1alpha1.AnnotationCordonedBy] == key {
-			n.Spec.Unschedulable = false
-			delete(n.Annotations, v1alpha1.AnnotationCordonedBy)
-		}
-		if record, err := v1alpha1.ParseRecord(n.Annotations); err == nil && record != nil && record.Rollout == key {
-			delete(n.Annotations, v1alpha1.AnnotationRecord)
-		}
-		if equal(n, before) {
-			continue
-		}
-		patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-		if err := r.Patch(ctx, n, patch); client.IgnoreNotFound(err) != nil {
-			return fmt.Errorf("node %s: %w", n.Name, err)
-		}
-	}
-	controllerutil.RemoveFinalizer(u, finalizer)
-	return client.IgnoreNotFound(r.Update(ctx, u))
+// ofSpec says whether an error is about what the spec says, and not the API server's.
+func ofSpec(ctx context.Context, err error) bool {
+	status := apierrors.APIStatus(nil)
+	return !errors.As(err, &status) && ctx.Err() == nil
 }
 
-func equal(a, b *corev1.Node) bool { return equality.Semantic.DeepEqual(a, b) }
+func ignoreExists(err error) error {
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
+}

@@ -26,6 +26,9 @@ type Input struct {
 	Nodes []Node
 	// Busy says which object has a node in work, or comes before this one; "" is none.
 	Busy func(node Node) string
+	// Held says which NodeOp has a node in work that this rollout has begun with; "" is none. Meanwhile the node stays
+	// where it is: it is neither cordoned nor taken up again. nil: no node is.
+	Held func(node Node) string
 	// Helper returns the helper pod on a node that has this [HelperID]; nil where there is none.
 	Helper func(node, id string) *Helper
 }
@@ -40,9 +43,10 @@ type Decision struct {
 	After time.Duration
 }
 
-// Key names a NodeOpUpgrade in annotations of Nodes: an object of the same name that comes later is another one.
-func Key(u *v1alpha1.NodeOpUpgrade) string {
-	return fmt.Sprintf("%s/%s@%s", u.Namespace, u.Name, u.UID)
+// Key names a NodeOpUpgrade or a NodeOp in annotations of Nodes: an object of the same name that comes later is
+// another one.
+func Key(o metav1.Object) string {
+	return fmt.Sprintf("%s/%s@%s", o.GetNamespace(), o.GetName(), o.GetUID())
 }
 
 // Target is a digest of what a spec wants of each node.
@@ -90,6 +94,7 @@ type plan struct {
 	busy        map[int]string // those of the rest that another object has
 	records     map[int]v1alpha1.NodeRecord
 	unavailable int
+	held        bool // a NodeOp has a node whose turn it might be
 	notes       []string
 }
 
@@ -138,6 +143,9 @@ func Decide(in Input) (Decision, error) {
 		}
 		d.After = sooner(d.After, a.After)
 	}
+	if len(p.busy) > 0 || p.held {
+		d.After = sooner(d.After, pollBusy) // nothing of this rollout's changes when another object is over
+	}
 	slices.SortFunc(d.Acts, func(a, b Act) int { return cmp.Compare(a.Node, b.Node) })
 	p.pin = pinOf(u.Spec, d.Status, p.sortedRecords())
 	if done != nil {
@@ -147,18 +155,10 @@ func Decide(in Input) (Decision, error) {
 	return d, nil
 }
 
-// sort puts the nodes into the order in which they have their turn: control planes first, then by name.
+// sort puts the nodes into their order, and finds out which of them the rollout has begun with.
 func (p *plan) sort() {
 	p.Nodes = slices.Clone(p.Nodes)
-	slices.SortFunc(p.Nodes, func(a, b Node) int {
-		if a.ControlPlane != b.ControlPlane {
-			if a.ControlPlane {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Compare(a.Name, b.Name)
-	})
+	Sort(p.Nodes)
 	for i, n := range p.Nodes {
 		if !n.available() {
 			p.unavailable++
@@ -285,6 +285,13 @@ func (p *plan) advance(acts map[int]Act, undo func(v1alpha1.NodeRecord) bool, ho
 				continue
 			}
 		}
+		if by := p.heldBy(n); by != "" && (r.Step == v1alpha1.StepStaged || r.Step.Ended()) {
+			p.held = true
+			if r.Step == v1alpha1.StepStaged {
+				p.note(fmt.Sprintf("waits for node %s, which %s has", n.Name, by))
+			}
+			continue
+		}
 		turn := false
 		if r.Step == v1alpha1.StepStaged {
 			turn = r.Undo || !hold && open
@@ -303,6 +310,13 @@ func (p *plan) advance(acts map[int]Act, undo func(v1alpha1.NodeRecord) bool, ho
 		}
 		acts[i] = st.next(h, turn)
 	}
+}
+
+func (p *plan) heldBy(n Node) string {
+	if p.Held == nil {
+		return ""
+	}
+	return p.Held(n)
 }
 
 func (p *plan) note(s string) {

@@ -27,6 +27,7 @@ type fleet struct {
 	bad     map[string]bool // nodes on which the new release does not get healthy
 	moved   map[string]bool // nodes for which the tag leads to another release
 	busy    map[string]string
+	held    map[string]string
 
 	log  []string // transitions, as "node Step"
 	most int      // nodes that were not available at a time
@@ -34,7 +35,8 @@ type fleet struct {
 
 func newFleet(t *testing.T, n int) *fleet {
 	f := &fleet{t: t, now: start, upgrade: upgradeTo("reg/os:v2"), nodes: map[string]*Node{},
-		helpers: map[string]*Helper{}, bad: map[string]bool{}, moved: map[string]bool{}, busy: map[string]string{}}
+		helpers: map[string]*Helper{}, bad: map[string]bool{}, moved: map[string]bool{}, busy: map[string]string{},
+		held: map[string]string{}}
 	for i := range n {
 		f.add(fmt.Sprintf("n%d", i+1))
 	}
@@ -63,6 +65,7 @@ func (f *fleet) round() (Decision, bool) {
 	in := Input{
 		Now: f.now, Upgrade: f.upgrade,
 		Busy:   func(n Node) string { return f.busy[n.Name] },
+		Held:   func(n Node) string { return f.held[n.Name] },
 		Helper: func(node, id string) *Helper { return f.helpers[node+id] },
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.nodes)) {
@@ -134,7 +137,7 @@ func (f *fleet) run() {
 	f.t.Helper()
 	for range 1000 {
 		if d, did := f.round(); !did {
-			if d.Over || d.After == 0 || d.After > 8*24*time.Hour {
+			if d.Over || d.After == 0 || d.After > 8*24*time.Hour || f.waits() && d.After == pollBusy {
 				return
 			}
 			f.now = f.now.Add(d.After)
@@ -143,6 +146,9 @@ func (f *fleet) run() {
 	}
 	f.t.Fatalf("no end: %s\n%s", f.upgrade.Status.Message, strings.Join(f.log, "\n"))
 }
+
+// waits says whether other objects have nodes.
+func (f *fleet) waits() bool { return len(f.busy)+len(f.held) > 0 }
 
 func (f *fleet) want(phase, progress, message string) {
 	f.t.Helper()
@@ -448,5 +454,30 @@ func TestBadSpec(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
 		}
+	}
+}
+
+// A node that a NodeOp has is neither begun with nor cordoned, and the rollout looks again by itself: nothing of its
+// own changes when the NodeOp is over.
+func TestHeldByNodeOp(t *testing.T) {
+	f := newFleet(t, 2)
+	f.held["n1"] = "NodeOp default/op"
+	f.run()
+	if got := f.nodes["n1"].Record.Step; got != v1alpha1.StepStaged || f.nodes["n1"].Cordoned {
+		t.Errorf("n1 is at %s", got)
+	}
+	f.want(v1alpha1.PhaseRunning, "1/2 blessed, 1 in work", "waits for node n1, which NodeOp default/op has")
+	if d, _ := f.round(); d.After != pollBusy {
+		t.Errorf("asked again after %s", d.After)
+	}
+	delete(f.held, "n1")
+	f.run()
+	f.want(v1alpha1.PhaseCompleted, "2/2 blessed", "")
+
+	f = newFleet(t, 1)
+	f.busy["n1"] = "NodeOp default/op"
+	f.run()
+	if d, _ := f.round(); d.After != pollBusy || f.nodes["n1"].Record != nil {
+		t.Errorf("asked again after %s; %v", d.After, f.nodes["n1"].Record)
 	}
 }

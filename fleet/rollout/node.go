@@ -1,6 +1,9 @@
 package rollout
 
 import (
+	"cmp"
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kairos-buildkit/kairos/fleet/api/v1alpha1"
@@ -21,13 +24,17 @@ type Node struct {
 	Problem string
 	// Record is a rollout's, not always this one's.
 	Record *v1alpha1.NodeRecord
+	// Op is a NodeOp's record, not always of one that is still there.
+	Op *v1alpha1.NodeRecord
+	// Version is the resourceVersion that all of this was read from: what is decided by it is written only there.
+	Version string
 }
 
 // NodeOf reads a Node. A record that cannot be read is none: the rollout begins with that node again.
 func NodeOf(n *corev1.Node) Node {
 	out := Node{
 		Name: n.Name, Labels: n.Labels, Cordoned: n.Spec.Unschedulable, BootID: n.Status.NodeInfo.BootID,
-		CordonedBy: n.Annotations[v1alpha1.AnnotationCordonedBy],
+		CordonedBy: n.Annotations[v1alpha1.AnnotationCordonedBy], Version: n.ResourceVersion,
 	}
 	for _, role := range []string{"control-plane", "master"} {
 		if _, ok := n.Labels["node-role.kubernetes.io/"+role]; ok {
@@ -48,7 +55,24 @@ func NodeOf(n *corev1.Node) Node {
 	if err != nil {
 		out.Record = nil
 	}
+	out.Op, err = v1alpha1.ParseOp(n.Annotations)
+	if err != nil {
+		out.Op = nil
+	}
 	return out
+}
+
+// Sort puts nodes into the order in which they have their turn: control planes first, then by name.
+func Sort(nodes []Node) {
+	slices.SortFunc(nodes, func(a, b Node) int {
+		if a.ControlPlane != b.ControlPlane {
+			if a.ControlPlane {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(a.Name, b.Name)
+	})
 }
 
 // available says whether pods can be scheduled to the node.

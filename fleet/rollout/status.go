@@ -110,20 +110,16 @@ func (p *plan) phase(d *Decision, c v1alpha1.NodeCounts, stopped string) {
 	if len(p.notes) > 0 && !over {
 		s.Message += "; " + strings.Join(p.notes, "; ")
 	}
-	s.Message = bounded(s.Message)
+	s.Message = Bounded(s.Message)
 	d.Over = over
 }
 
 func (p *plan) conditions(s *v1alpha1.NodeOpUpgradeStatus, c v1alpha1.NodeCounts) {
 	set := func(kind string, is bool, reason string) {
-		status := metav1.ConditionFalse
-		if is {
-			status = metav1.ConditionTrue
-		}
-		meta.SetStatusCondition(&s.Conditions, metav1.Condition{
-			Type: kind, Status: status, Reason: reason, Message: s.Progress, ObservedGeneration: s.ObservedGeneration,
+		SetCondition(&s.Conditions, metav1.Condition{
+			Type: kind, Reason: reason, Message: s.Progress, ObservedGeneration: s.ObservedGeneration,
 			LastTransitionTime: metav1.NewTime(p.Now),
-		})
+		}, is)
 	}
 	set(v1alpha1.ConditionProgressing, s.Phase == v1alpha1.PhaseRunning && !p.Upgrade.Spec.Paused, s.Phase)
 	set(v1alpha1.ConditionComplete, s.Phase == v1alpha1.PhaseCompleted, s.Phase)
@@ -139,6 +135,15 @@ func (p *plan) conditions(s *v1alpha1.NodeOpUpgradeStatus, c v1alpha1.NodeCounts
 		reason = "Paused"
 	}
 	set(v1alpha1.ConditionPaused, p.Upgrade.Spec.Paused, reason)
+}
+
+// SetCondition sets a condition to whether it is so.
+func SetCondition(all *[]metav1.Condition, c metav1.Condition, is bool) {
+	c.Status = metav1.ConditionFalse
+	if is {
+		c.Status = metav1.ConditionTrue
+	}
+	meta.SetStatusCondition(all, c)
 }
 
 // progress says numbers of nodes as people say them.

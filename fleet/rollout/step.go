@@ -48,7 +48,9 @@ type Act struct {
 type Order struct {
 	ID   string // [HelperID]
 	Step v1alpha1.Step
-	Args []string // of kairos-apply
+	Args []string // of kairos-apply; nil where Reboot is set
+	// Reboot is the boot that the pod is to end, and nothing else: it does nothing in another boot.
+	Reboot string
 	// Deadline is how long it may run.
 	Deadline time.Duration
 }
@@ -59,17 +61,37 @@ type Drain struct {
 	Err  error    // a pod forbids it for good: it has no controller, or data that would be lost
 }
 
-// Times of a rollout.
+// Verdict says what follows from what is left of a node's pods after that time of evicting them: that it is drained,
+// or why it will not be. Without both there is time left.
+func (d Drain) Verdict(o *v1alpha1.DrainOptions, elapsed time.Duration) (drained bool, failure string) {
+	timeout := drainTimeout
+	if o != nil && o.TimeoutSeconds != nil && *o.TimeoutSeconds > 0 {
+		timeout = time.Duration(*o.TimeoutSeconds) * time.Second
+	}
+	switch {
+	case d.Err == nil && len(d.Left) == 0:
+		return true, ""
+	case elapsed <= timeout:
+		return false, ""
+	case d.Err != nil:
+		return false, fmt.Sprintf("the node cannot be drained: %v", d.Err)
+	}
+	return false, fmt.Sprintf("pods were not evicted within %s: %s", timeout, strings.Join(d.Left, ", "))
+}
+
+// Times of a rollout and of a NodeOp.
 const (
-	pollDrain    = 5 * time.Second
+	// PollDrain is how soon pods are looked at again that have to go.
+	PollDrain    = 5 * time.Second
+	pollBusy     = time.Minute
 	drainTimeout = 15 * time.Minute // where drainOptions say none
 	stageTimeout = time.Hour
 	trialTimeout = time.Hour
-	// helperTimeout is how long the kubelet may take to pull the helper pod's image, where it says that it cannot.
-	helperTimeout = 10 * time.Minute
-	firstBackoff  = 10 * time.Second
-	lastBackoff   = 5 * time.Minute
-	defaultTries  = 3
+	// PullTimeout is how long the kubelet may take to pull a pod's image, where it says that it cannot.
+	PullTimeout  = 10 * time.Minute
+	firstBackoff = 10 * time.Second
+	lastBackoff  = 5 * time.Minute
+	defaultTries = 3
 )
 
 // step is one decision about one node.
@@ -83,13 +105,11 @@ type step struct {
 
 // next says what is to be done with a node that the rollout has begun with.
 func (s step) next(h *Helper, turn bool) Act {
-	if s.r.NotBefore != nil && s.now.Before(s.r.NotBefore.Time) {
-		if wait := s.r.NotBefore.Sub(s.now); wait <= lastBackoff { // more: another clock wrote it
-			return Act{Node: s.node.Name, After: wait}
-		}
+	if wait := Paused(s.r, s.now); wait > 0 {
+		return Act{Node: s.node.Name, After: wait}
 	}
-	if h != nil && !h.Ended && h.Waiting != "" && s.elapsed() > helperTimeout {
-		return s.fail("the helper pod did not begin within %s: %s", helperTimeout, h.Waiting)
+	if h != nil && !h.Ended && h.Waiting != "" && s.elapsed() > PullTimeout {
+		return s.fail("the helper pod did not begin within %s: %s", PullTimeout, h.Waiting)
 	}
 	switch s.r.Step {
 	case v1alpha1.StepStaging:
@@ -98,7 +118,7 @@ func (s step) next(h *Helper, turn bool) Act {
 		return s.staged(turn)
 	case v1alpha1.StepCordoning:
 		// A cordon that somebody took back meanwhile is set again: the drain would never end.
-		return Act{Node: s.node.Name, Cordon: !s.node.Cordoned, Drain: true, After: pollDrain}
+		return Act{Node: s.node.Name, Cordon: !s.node.Cordoned, Drain: true, After: PollDrain}
 	case v1alpha1.StepRestarting:
 		return s.restarting(h)
 	case v1alpha1.StepTrial:
@@ -158,20 +178,14 @@ func (s step) staged(turn bool) Act {
 
 // afterDrain says what follows on a try to evict the node's pods.
 func (s step) afterDrain(d Drain) Act {
-	timeout := drainTimeout
-	if o := s.u.Spec.DrainOptions; o != nil && o.TimeoutSeconds != nil && *o.TimeoutSeconds > 0 {
-		timeout = time.Duration(*o.TimeoutSeconds) * time.Second
-	}
-	switch {
-	case d.Err == nil && len(d.Left) == 0:
+	switch drained, failure := d.Verdict(s.u.Spec.DrainOptions, s.elapsed()); {
+	case drained:
 		s.r.BootID = s.node.BootID
 		return s.to(v1alpha1.StepRestarting, "")
-	case s.elapsed() <= timeout:
-		return Act{Node: s.node.Name, After: pollDrain}
-	case d.Err != nil:
-		return s.fail("the node cannot be drained: %v", d.Err)
+	case failure != "":
+		return s.fail("%s", failure)
 	}
-	return s.fail("pods were not evicted within %s: %s", timeout, strings.Join(d.Left, ", "))
+	return Act{Node: s.node.Name, After: PollDrain}
 }
 
 func (s step) restarting(h *Helper) Act {
@@ -312,12 +326,30 @@ func (s step) again(format string, args ...any) Act {
 	if s.r.Attempt >= valueOf(s.u.Spec.BackoffLimit, defaultTries) {
 		return s.fail(format, args...)
 	}
-	wait := min(firstBackoff<<min(s.r.Attempt, 10), lastBackoff)
-	s.r.Attempt++
-	at := metav1.NewTime(s.now.Add(wait))
-	s.r.NotBefore = &at
-	s.r.Reason = bounded(fmt.Sprintf(format, args...))
+	wait := Repeat(&s.r, s.now, fmt.Sprintf(format, args...))
 	return Act{Node: s.node.Name, Record: &s.r, After: wait}
+}
+
+// Repeat notes in a record that its step has failed, why, and when it is tried again: after pauses that grow from ten
+// seconds to five minutes.
+func Repeat(r *v1alpha1.NodeRecord, now time.Time, why string) (wait time.Duration) {
+	wait = min(firstBackoff<<min(r.Attempt, 10), lastBackoff)
+	at := metav1.NewTime(now.Add(wait))
+	r.Attempt++
+	r.NotBefore, r.Reason = &at, Bounded(why)
+	return wait
+}
+
+// Paused is how long a record's step has to wait until it is tried again; 0: no longer. What is longer than the
+// longest pause was written by another clock.
+func Paused(r v1alpha1.NodeRecord, now time.Time) time.Duration {
+	if r.NotBefore == nil || !now.Before(r.NotBefore.Time) {
+		return 0
+	}
+	if wait := r.NotBefore.Sub(now); wait <= lastBackoff {
+		return wait
+	}
+	return 0
 }
 
 func (s step) fail(format string, args ...any) Act { return s.to(v1alpha1.StepFailed, format, args...) }
@@ -329,7 +361,7 @@ func (s step) to(next v1alpha1.Step, format string, args ...any) Act {
 		s.r.Attempt = 0
 	}
 	s.r.Step, s.r.Since, s.r.NotBefore = next, metav1.NewTime(s.now), nil
-	s.r.Reason = bounded(fmt.Sprintf(format, args...))
+	s.r.Reason = Bounded(fmt.Sprintf(format, args...))
 	a := Act{Node: s.node.Name, Record: &s.r}
 	switch next {
 	case v1alpha1.StepBlessed, v1alpha1.StepRolledBack, v1alpha1.StepRecovery:
@@ -349,8 +381,13 @@ func (s step) order(timeout time.Duration, args ...string) Act {
 	}
 }
 
-// elapsed is how long the step has taken. A time in the future is that of another clock, and counts from now on.
-func (s step) elapsed() time.Duration { return max(0, s.now.Sub(s.r.Since.Time)) }
+func (s step) elapsed() time.Duration { return Elapsed(s.r, s.now) }
+
+// Elapsed is how long a record's step has taken. A time in the future is that of another clock, and counts from now
+// on.
+func Elapsed(r v1alpha1.NodeRecord, now time.Time) time.Duration {
+	return max(0, now.Sub(r.Since.Time))
+}
 
 func waiting(h *Helper, n Node) string {
 	switch {
@@ -366,7 +403,8 @@ func waiting(h *Helper, n Node) string {
 	return ""
 }
 
-func bounded(s string) string {
+// Bounded is a reason as short as a record has it.
+func Bounded(s string) string {
 	s = strings.ToValidUTF8(s, "?")
 	if len(s) > v1alpha1.MaxReason {
 		s = strings.ToValidUTF8(s[:v1alpha1.MaxReason], "") + "…"

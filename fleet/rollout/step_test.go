@@ -216,7 +216,7 @@ func TestAfterDrain(t *testing.T) {
 		if got != tc.want {
 			t.Errorf("%s: got %q, want %q", name, got, tc.want)
 		}
-		if got == "" && a.After != pollDrain {
+		if got == "" && a.After != PollDrain {
 			t.Errorf("%s: asked again after %s", name, a.After)
 		}
 	}

@@ -77,7 +77,13 @@ func TestFieldsOfKairos(t *testing.T) {
 			}
 		}
 	}
-	status := schemaOf(t, "nodeopupgrades").Properties["status"]
+	status := schemaOf(t, "nodeops").Properties["status"]
+	for _, name := range []string{"phase", "nodeStatuses", "lastUpdated"} {
+		if _, ok := status.Properties[name]; !ok {
+			t.Errorf("nodeops: no status.%s", name)
+		}
+	}
+	status = schemaOf(t, "nodeopupgrades").Properties["status"]
 	for _, name := range []string{"phase", "nodeOpName", "nodeStatuses", "message", "lastUpdated"} {
 		if _, ok := status.Properties[name]; !ok {
 			t.Errorf("nodeopupgrades: no status.%s", name)
@@ -117,6 +123,13 @@ func TestAnnotations(t *testing.T) {
 	got.Since = record.Since
 	if !reflect.DeepEqual(*got, record) {
 		t.Errorf("got  %+v\nwant %+v", *got, record)
+	}
+	op := NodeRecord{Rollout: "default/op@1", Step: StepRunning, Since: record.Since, Job: "j"}
+	if got, err := ParseOp(map[string]string{AnnotationOp: op.String()}); err != nil || got.Job != "j" {
+		t.Errorf("%v, %v", got, err)
+	}
+	if r, err := ParseOp(map[string]string{AnnotationRecord: op.String()}); r != nil || err != nil {
+		t.Errorf("a rollout's record is a NodeOp's: %v, %v", r, err)
 	}
 	for value, want := range map[string]string{
 		`{"schema":1,"bootID":"b","mode":"installed","new":"field"}`: "",
@@ -193,6 +206,7 @@ func same[T interface{ String() string }](t *testing.T, v T, parse func(string) 
 func TestEnded(t *testing.T) {
 	for step, want := range map[Step]bool{
 		StepStaging: false, StepStaged: false, StepCordoning: false, StepRestarting: false, StepTrial: false,
+		StepPreflight: false, StepStarting: false, StepRunning: false, StepCompleted: true, StepSkipped: true,
 		StepRecovery: false, StepBlessed: true, StepFellBack: true, StepFailed: true, StepRolledBack: true,
 	} {
 		if step.Ended() != want {

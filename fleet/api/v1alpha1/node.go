@@ -24,6 +24,8 @@ const (
 	AnnotationReport = "operator.kairos.io/report"
 	// AnnotationRecord is a rollout's [NodeRecord] of the node, written by the operator.
 	AnnotationRecord = "operator.kairos.io/rollout"
+	// AnnotationOp is a NodeOp's [NodeRecord] of the node, written by the operator.
+	AnnotationOp = "operator.kairos.io/nodeop"
 	// AnnotationCordonedBy is the object that has cordoned the node, as namespace/name@uid, written by the operator
 	// with the cordon. A cordon without it is left alone.
 	AnnotationCordonedBy = "operator.kairos.io/cordoned-by"
@@ -36,7 +38,7 @@ const (
 	LabelReboot    = "kairos.io/reboot"
 	LabelPreflight = "kairos.io/preflight"
 	LabelUpgrade   = "nodeopupgrade.kairos.io/name" // name of the NodeOpUpgrade
-	LabelStep      = "operator.kairos.io/step"      // the [Step] that a helper pod is for
+	LabelStep      = "operator.kairos.io/step"      // the [Step] that a pod is for
 )
 
 // ConditionRelease is the type of the Node's condition that the agent writes: True when the release that runs has
@@ -127,7 +129,7 @@ func ParseReport(annotations map[string]string) (*NodeReport, error) {
 // String is the annotation's value.
 func (r NodeReport) String() string { return text(r) }
 
-// Step is what a rollout does with a node.
+// Step is what a rollout or a NodeOp does with a node.
 type Step string
 
 // Steps of a node in a rollout, in their order. Before Cordoning nothing that the node's pods notice has happened.
@@ -145,16 +147,33 @@ const (
 	StepRolledBack Step = "RolledBack"
 )
 
-// Ended says whether a rollout has nothing more to do on a node.
+// Steps of a node in a NodeOp, in their order: Preflight, Cordoning, Starting, Running, Restarting, and an end. Those
+// that a rollout has, too, are above.
+const (
+	StepPreflight Step = "Preflight" // a pod finds out whether there is anything to do
+	StepStarting  Step = "Starting"  // the Job has to be made
+	StepRunning   Step = "Running"   // the Job has been made: once for a node
+	// These are ends, as is StepFailed.
+	StepCompleted Step = "Completed"
+	StepSkipped   Step = "Skipped" // there was nothing to do
+)
+
+// Ended says whether there is nothing more to do on a node.
 func (s Step) Ended() bool {
-	return s == StepBlessed || s == StepFellBack || s == StepFailed || s == StepRolledBack
+	switch s {
+	case StepBlessed, StepFellBack, StepFailed, StepRolledBack, StepCompleted, StepSkipped:
+		return true
+	}
+	return false
 }
 
-// NodeRecord is how far a rollout is with a node. It is the value, in JSON, of the annotation [AnnotationRecord].
+// NodeRecord is how far a rollout or a NodeOp is with a node. It is the value, in JSON, of the annotation
+// [AnnotationRecord] or [AnnotationOp].
 type NodeRecord struct {
-	// Rollout is the NodeOpUpgrade, as namespace/name@uid, and Target its status.target when this node began.
+	// Rollout is the NodeOpUpgrade or NodeOp, as namespace/name@uid, and Target a NodeOpUpgrade's status.target when
+	// this node began.
 	Rollout string `json:"rollout"`
-	Target  string `json:"target"`
+	Target  string `json:"target,omitempty"`
 	Wave    int32  `json:"wave,omitempty"` // from 1
 	Step    Step   `json:"step"`
 	// Since is when the step began, by the operator's clock.
@@ -171,6 +190,8 @@ type NodeRecord struct {
 	// Attempt is how often the step has failed, NotBefore when it is tried again.
 	Attempt   int32        `json:"attempt,omitempty"`
 	NotBefore *metav1.Time `json:"notBefore,omitempty"`
+	// Job is the name of the Job that runs a NodeOp's command, once it has been seen.
+	Job string `json:"job,omitempty"`
 	// Undo says that the node goes back to From.
 	Undo bool `json:"undo,omitempty"`
 	// Reason is why the step is what it is, in words for people.
@@ -181,6 +202,15 @@ type NodeRecord struct {
 func ParseRecord(annotations map[string]string) (*NodeRecord, error) {
 	var r NodeRecord
 	if ok, err := parse(annotations, AnnotationRecord, &r); !ok || err != nil {
+		return nil, err
+	}
+	return &r, nil
+}
+
+// ParseOp reads the annotation [AnnotationOp]. Without one the record is nil, and there is no error.
+func ParseOp(annotations map[string]string) (*NodeRecord, error) {
+	var r NodeRecord
+	if ok, err := parse(annotations, AnnotationOp, &r); !ok || err != nil {
 		return nil, err
 	}
 	return &r, nil

@@ -29,7 +29,8 @@ type NodeOpSpec struct {
 	// +optional
 	ImagePullSecrets []corev1.LocalObjectReference `json:"imagePullSecrets,omitempty"`
 
-	// Cordon has no pod scheduled to the node from before the command until it has ended well.
+	// Cordon has no pod scheduled to the node from before the command until it, and a restart after it, has ended
+	// well.
 	// +optional
 	// +kubebuilder:default=false
 	Cordon *bool `json:"cordon,omitempty"`
@@ -40,11 +41,12 @@ type NodeOpSpec struct {
 	// +kubebuilder:default=false
 	UncordonOnFailure *bool `json:"uncordonOnFailure,omitempty"`
 
-	// DrainOptions say how pods are evicted before the command runs. It takes cordon.
+	// DrainOptions say how pods are evicted before the command runs. Without cordon, or without enabled, none are.
 	// +optional
 	DrainOptions *DrainOptions `json:"drainOptions,omitempty"`
 
-	// RebootOnSuccess restarts the node when the command has ended well.
+	// RebootOnSuccess restarts the node when the command has ended well. The node is done when it is Ready again after
+	// another boot.
 	// +optional
 	// +kubebuilder:default=false
 	RebootOnSuccess *bool `json:"rebootOnSuccess,omitempty"`
@@ -140,17 +142,51 @@ type NodeOpStatus struct {
 	// +optional
 	Phase string `json:"phase,omitempty"`
 
-	// NodeStatuses has each node that the command has begun with, by its name.
+	// NodeStatuses has each node that the command has begun with, by its name: of more than 200 nodes those that are
+	// in work or have failed.
 	// +optional
 	NodeStatuses map[string]NodeStatus `json:"nodeStatuses,omitempty"`
 
-	// Progress says how many nodes are done.
+	// Progress is the numbers of nodes as people say them, such as "12/40 done, 1 failed".
 	// +optional
 	Progress string `json:"progress,omitempty"`
 
 	// LastUpdated is when this status last changed.
 	// +optional
 	LastUpdated metav1.Time `json:"lastUpdated,omitempty"`
+
+	// Message says what the NodeOp does or waits for, in words for people.
+	// +optional
+	Message string `json:"message,omitempty"`
+
+	// Nodes are the numbers of nodes.
+	// +optional
+	Nodes NodeOpCounts `json:"nodes,omitempty"`
+
+	// ObservedGeneration is the generation of the object that this status is about.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// Conditions are Progressing, Complete and Degraded.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// NodeOpCounts are numbers of nodes of a NodeOp. Total is the sum of the others.
+type NodeOpCounts struct {
+	Total int32 `json:"total"`
+	// Waiting have not begun, and are Ready; Away are those that are not.
+	Waiting int32 `json:"waiting"`
+	Away    int32 `json:"away"`
+	// Working are between their first and their last step.
+	Working int32 `json:"working"`
+	// Completed have run the command well, and have restarted where that is wanted.
+	Completed int32 `json:"completed"`
+	// Skipped had nothing to do, by their preflight.
+	Skipped int32 `json:"skipped"`
+	Failed  int32 `json:"failed"`
 }
 
 // NodeStatus is how far an object is with one node.
@@ -174,7 +210,7 @@ type NodeStatus struct {
 	// +optional
 	LastUpdated metav1.Time `json:"lastUpdated,omitempty"`
 
-	// Step is what an upgrade does with the node: see NodeRecord.
+	// Step is what is done with the node: see NodeRecord.
 	// +optional
 	Step Step `json:"step,omitempty"`
 
@@ -193,12 +229,14 @@ type NodeStatus struct {
 	BootID string `json:"bootID,omitempty"`
 }
 
-// NodeOp runs a command on nodes, once on each.
+// NodeOp runs a command on nodes, once on each. It ends when no node is left; what its spec says meanwhile is for
+// nodes that have not begun.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
 // +kubebuilder:printcolumn:name="Progress",type=string,JSONPath=`.status.progress`
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.message`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type NodeOp struct {
 	metav1.TypeMeta   `json:",inline"`

@@ -287,7 +287,7 @@ type NodeCounts struct {
 	RolledBack int32 `json:"rolledBack"`
 }
 
-// Conditions of a NodeOpUpgrade.
+// Conditions of a NodeOpUpgrade and, but for the last one, of a NodeOp.
 const (
 	ConditionProgressing = "Progressing"
 	ConditionComplete    = "Complete"
