@@ -106,6 +106,38 @@ func TestKured(t *testing.T) {
 	}
 }
 
+// The images of the examples take files that are there.
+func TestExamplesCopyWhatIsThere(t *testing.T) {
+	contexts := map[string]string{"kubelet": "", "fleet": "node"} // by its user; a folder here
+	for _, name := range []string{"kubernetes", "upgrade-timer"} {
+		copies := 0
+		for line := range strings.Lines(string(read(t, examples+name+"/Dockerfile"))) {
+			words := strings.Fields(line)
+			if len(words) < 3 || words[0] != "COPY" {
+				continue
+			}
+			copies++
+			dir := examples + name
+			for strings.HasPrefix(words[1], "--") {
+				if from, ok := strings.CutPrefix(words[1], "--from="); ok {
+					dir, ok = contexts[from]
+					if !ok {
+						t.Errorf("%s: README.md names no folder %s", name, from)
+					}
+				}
+				words = words[1:]
+			}
+			files, err := filepath.Glob(filepath.Join(dir, words[1]))
+			if dir != "" && (err != nil || len(files) == 0) {
+				t.Errorf("%s: there is no %s", name, words[1])
+			}
+		}
+		if copies == 0 {
+			t.Errorf("%s: nothing is copied", name)
+		}
+	}
+}
+
 // The node asks for its restart where another release boots next than runs, and not otherwise.
 func TestKuredIsAsked(t *testing.T) {
 	conf := string(read(t, examples+"kubernetes/kured/kairos-upgrade.conf"))
