@@ -481,3 +481,16 @@ func TestHeldByNodeOp(t *testing.T) {
 		t.Errorf("asked again after %s; %v", d.After, f.nodes["n1"].Record)
 	}
 }
+
+// A rollout that has stopped is over, also where nodes have fetched the release and waited for their turn.
+func TestStoppedWhileStaged(t *testing.T) {
+	f := newFleet(t, 2)
+	yes := true
+	f.upgrade.Spec.StopOnFailure, f.upgrade.Spec.MaxUnavailable = &yes, number("1")
+	f.bad["n1"] = true
+	f.run()
+	f.want(v1alpha1.PhaseFailed, "0/2 blessed, 1 fell back", "stopped: node n1 fell back")
+	if n := f.nodes["n2"]; n.Cordoned || n.Record.Step != v1alpha1.StepStaged {
+		t.Errorf("%+v", n.Record)
+	}
+}

@@ -40,6 +40,12 @@ func (p *plan) status(d *Decision, wave int32, done *metav1.Time, stopped string
 			c.Failed++
 		case v1alpha1.StepRolledBack:
 			c.RolledBack++
+		case v1alpha1.StepStaged:
+			if stopped != "" && !r.Undo {
+				c.Waiting++ // for a turn that does not come: nothing of it holds the end up
+			} else {
+				c.Working++
+			}
 		default:
 			c.Working++
 		}
