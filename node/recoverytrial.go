@@ -77,8 +77,11 @@ func (m *Machine) tryAgain(ctx context.Context, r api.Result, progress Progress)
 	if err != nil {
 		return r, err
 	}
-	files, _, err := m.bootFiles(m.Recovery, withCmdline(release, m.config().Install()), progress)
+	files, facts, err := m.bootFiles(m.Recovery, withCmdline(release, m.config().Install()), progress)
 	if err != nil {
+		return r, err
+	}
+	if err := m.restorable(release, facts.anchor, facts.uki, progress); err != nil {
 		return r, err
 	}
 	if err := m.roomOnESP(ctx, &stagedRelease{release: release, files: files}, progress); err != nil {

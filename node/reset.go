@@ -75,8 +75,12 @@ func (m *Machine) Reset(ctx context.Context, o ResetOptions) (r api.Result, err 
 		return r, err
 	}
 	r.Release, r.Version = id, release.Version
-	files, _, err := m.bootFiles(m.Recovery, withCmdline(release, m.config().Install()), o.Progress)
+	files, facts, err := m.bootFiles(m.Recovery, withCmdline(release, m.config().Install()), o.Progress)
 	if err != nil {
+		return r, err
+	}
+	// Before anything is erased: what /init refuses would be all that is left.
+	if err := m.trusted(release, facts.anchor, facts.uki, o.Progress); err != nil {
 		return r, err
 	}
 	// The config is read before it may be erased.

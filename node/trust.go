@@ -40,6 +40,29 @@ func (m *Machine) trusted(r layout.Release, own *trust.Anchor, uki layout.Digest
 	if err != nil {
 		return err
 	}
+	return trustedBy(running, r, own, uki, progress)
+}
+
+// restorable is [Machine.trusted] for a release whose boot files are here, and are written again. The floor of the
+// running system is left out: an older release stays what is fallen back to, and the recovery system has its own.
+func (m *Machine) restorable(r layout.Release, own *trust.Anchor, uki layout.Digest, progress Progress) error {
+	running, err := m.anchor()
+	if err != nil {
+		return err
+	}
+	if running != nil {
+		running.Epoch = 0
+	}
+	return trustedBy(running, r, own, uki, progress)
+}
+
+func trustedBy(
+	running *trust.Anchor,
+	r layout.Release,
+	own *trust.Anchor,
+	uki layout.Digest,
+	progress Progress,
+) error {
 	for _, by := range []struct {
 		anchor *trust.Anchor
 		whose  string
@@ -87,6 +110,16 @@ func (m *Machine) stageFrom(
 		return nil, nil
 	}
 	return m.published(ctx, s, img, s.Layer, progress), nil
+}
+
+// refuseUnsigned refuses an image that the running system does not trust, before anything of it is written.
+func (m *Machine) refuseUnsigned(ctx context.Context, s *store.Store, img *source.Image) error {
+	anchor, err := m.anchor()
+	if err != nil || anchor == nil || anchor.Warn {
+		return err
+	}
+	_, err = m.signedSource(ctx, s, img, s.Layer, anchor)
+	return err
 }
 
 // signedSource returns the release beside an image that an anchor accepts, nil for one on a medium, or a refusal.

@@ -460,6 +460,9 @@ func (m *Machine) upgradeRecovery(
 		return r, refuse("the recovery partition has %s free where the image's new layers need about %s: "+
 			"install again with a larger one", mib(have), mib(need+reserve))
 	}
+	if err := m.refuseUnsigned(ctx, m.Recovery, img); err != nil {
+		return r, err
+	}
 	// Layers that STATE has are copied, not fetched.
 	if err := copyLayers(ctx, m.State, m.Recovery, img); err != nil {
 		return r, m.explain(err)
@@ -494,8 +497,11 @@ func (m *Machine) repairRecovery(ctx context.Context, id string, progress Progre
 	if err != nil {
 		return err
 	}
-	files, _, err := m.bootFiles(m.Recovery, withCmdline(release, m.config().Install()), progress)
+	files, facts, err := m.bootFiles(m.Recovery, withCmdline(release, m.config().Install()), progress)
 	if err != nil {
+		return err
+	}
+	if err := m.restorable(release, facts.anchor, facts.uki, progress); err != nil {
 		return err
 	}
 	if err := m.roomOnESP(ctx, &stagedRelease{release: release, files: files}, progress); err != nil {

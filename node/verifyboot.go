@@ -72,7 +72,9 @@ func (v *verification) entry(s *store.Store, e layout.Entry) error {
 	}
 	d.Object, d.Problem = name, problem.Error()
 	if v.o.Repair {
-		if err := v.m.ESP.Restore(e, want); err != nil {
+		if err := v.m.restorable(r, facts.anchor, facts.uki, nil); err != nil {
+			d.Advice = fmt.Sprintf("%v: upgrade to another image", err)
+		} else if err := v.m.ESP.Restore(e, want); err != nil {
 			d.Advice = fmt.Sprintf("%v: look for errors of the disk in the kernel's log (dmesg)", err)
 		} else {
 			d.Repaired = "written again from the release's layers"

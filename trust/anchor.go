@@ -208,13 +208,21 @@ func (a Anchor) Words(c layout.Cmdline) (allowed, refused layout.Cmdline) {
 		key, _, ok := strings.Cut(w, "=")
 		_, whole := slices.BinarySearch(a.Cmdline, w)
 		_, begins := slices.BinarySearch(a.Cmdline, key+"=")
-		if whole || ok && begins {
+		if whole || ok && begins && plain(w) {
 			allowed = append(allowed, w)
 		} else {
 			refused = append(refused, w)
 		}
 	}
 	return allowed, refused
+}
+
+// plain says whether everybody takes a word for one. The kernel and systemd part the line as /init does only where no
+// quote, backslash or other space is in it: a value would hide a word from /init that one of the others obeys.
+func plain(word string) bool {
+	return !strings.ContainsFunc(word, func(c rune) bool {
+		return c <= ' ' || c > '~' || strings.ContainsRune("\"'\\", c)
+	})
 }
 
 // Choose returns what of a release's signatures is worth keeping: of each key one, of the anchor's keys one that is

@@ -48,10 +48,13 @@ func checkOrigin(o origin, variable func(name string) (string, error)) error {
 	if err != nil {
 		return err
 	}
-	name := image[strings.LastIndexByte(image, '\\')+1:]
-	if _, err := layout.ParseEntry(name); err == nil {
-		return fmt.Errorf("%s is on the kernel's command line, and %s is a node's: start the entry as it is",
-			layout.CmdlineLive, name)
+	// On FAT a file has several names: in capitals, and one of eight letters.
+	at := strings.LastIndexByte(image, '\\') + 1
+	dir := strings.Trim(strings.ReplaceAll(image[:at], `\`, "/"), "/")
+	_, err = layout.ParseEntry(image[at:])
+	if err == nil || strings.EqualFold(dir, layout.UKIDir) {
+		return fmt.Errorf("it was to start as a live medium, and %s is a node's: start the node's entry as it is",
+			image)
 	}
 	return nil
 }

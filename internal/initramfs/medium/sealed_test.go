@@ -2,6 +2,7 @@ package medium
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/kairos-buildkit/kairos/internal/initramfs/console"
@@ -48,6 +49,8 @@ func TestSealedNodeIsNoLiveMedium(t *testing.T) {
 		"a live medium":   {"kairos.live", `\EFI\kairos\kairos.efi`, false},
 		"a node as live":  {"kairos.live", entry, true},
 		"a stick's entry": {"", `\EFI\BOOT\BOOTX64.EFI`, false},
+		"as FAT knows it": {"", `\EFI\LINUX\KAIROS~1.EFI`, true},
+		"in capitals":     {"", strings.ToUpper(entry), true},
 	} {
 		variable := func(v string) (string, error) {
 			return map[string]string{efi.StubImage: c.image, efi.LoaderPart: "x"}[v], nil

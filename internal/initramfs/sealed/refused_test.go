@@ -379,3 +379,23 @@ func TestWordsOfAnImage(t *testing.T) {
 		}
 	}
 }
+
+// A word that may have any value hides no second one in it: the kernel, systemd and /init part a line at quotes and
+// other spaces each in its own way.
+func TestValuesHideNoWord(t *testing.T) {
+	s := sealOf(t, publish(t, newKey(t), "v1", 1, 1))
+	for _, word := range []string{
+		`my.site='"' systemd.debug_shell my.site='"'`, "my.site=x\u00a0init=/bin/sh", "my.site=x\xa0init=/bin/sh",
+		"my.site=x\vinit=/bin/sh", "my.site=x\finit=/bin/sh", `my.site="x init=/bin/sh"`,
+		`my.site=\" systemd.run=x \"`, "my.site='x", `my.site="x`, "my.site=x\x00init=/bin/sh",
+	} {
+		got, err := s.Cmdline(layout.ParseCmdline("quiet build=v1 "+word), layout.FirmwareUEFI)
+		if err == nil || strings.Contains(got.String(), "my.site") {
+			t.Errorf("%q: obeyed %q, %v", word, got, err)
+		}
+	}
+	const url = "my.site=https://x.example/a?b=c&d=%20#e"
+	if _, err := s.Cmdline(layout.ParseCmdline("quiet build=v1 "+url), layout.FirmwareUEFI); err != nil {
+		t.Error(err)
+	}
+}
