@@ -279,6 +279,9 @@ func (op operation) cut(t *testing.T, firmware string, first testImage) {
 					continue
 				}
 				judged[key] = true
+				if testing.Short() && len(judged)%3 != 1 {
+					continue // what is judged is the same code each time
+				}
 				where := filepath.Join(scratch, fmt.Sprintf("%d-%d-%d", n, k, e))
 				if err := s.Write(where); err != nil {
 					return err
