@@ -12,18 +12,12 @@ const DigestSize = digestSize
 // Leaves compares a tree, all that is behind dataSize bytes of data, with the root hash, and returns the digests of
 // the data's blocks, one behind the other: a part of the tree, not a copy.
 func Leaves(tree []byte, dataSize int64, rootHex string) ([]byte, error) {
-	root, err := parseRoot(rootHex)
+	root, err := begin(TreeAt(tree, dataSize), dataSize, rootHex)
 	if err != nil {
-		return nil, err
-	}
-	if err := checkSize(dataSize); err != nil {
 		return nil, err
 	}
 	if n := TotalSize(dataSize) - dataSize; int64(len(tree)) != n {
 		return nil, fmt.Errorf("verity: a tree of %d bytes: want %d", len(tree), n)
-	}
-	if err := checkSuperblock(behind{tree, dataSize}, dataSize); err != nil {
-		return nil, err
 	}
 	want := root[:]
 	counts, offsets := levels(dataSize/BlockSize), levelOffsets(dataSize)
@@ -54,14 +48,8 @@ func compare(blocks, digests []byte, at int64) error {
 // EachLeaf calls do with the digest of each block of the data, whose tree is behind it. What do is told has been
 // compared with the root hash. Nothing of the data is read, and of the tree a hundredth is in memory.
 func EachLeaf(r io.ReaderAt, dataSize int64, rootHex string, do func(block int64, digest []byte)) error {
-	root, err := parseRoot(rootHex)
+	root, err := begin(r, dataSize, rootHex)
 	if err != nil {
-		return err
-	}
-	if err := checkSize(dataSize); err != nil {
-		return err
-	}
-	if err := checkSuperblock(r, dataSize); err != nil {
 		return err
 	}
 	want := root[:]
@@ -99,6 +87,9 @@ func EachLeaf(r io.ReaderAt, dataSize int64, rootHex string, do func(block int64
 	}
 	return nil
 }
+
+// TreeAt shows a tree where it lies in a blob: behind dataSize bytes of data, which are not there.
+func TreeAt(tree []byte, dataSize int64) io.ReaderAt { return behind{tree, dataSize} }
 
 // behind is a file whose beginning is not there.
 type behind struct {

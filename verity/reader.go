@@ -27,14 +27,8 @@ func (e *CorruptError) Error() string {
 // would accept every block of them under this root hash. Otherwise the error is a
 // *[CorruptError], or that of reading.
 func Verify(r io.ReaderAt, dataSize int64, rootHex string) error {
-	root, err := parseRoot(rootHex)
+	root, err := begin(r, dataSize, rootHex)
 	if err != nil {
-		return err
-	}
-	if err := checkSize(dataSize); err != nil {
-		return err
-	}
-	if err := checkSuperblock(r, dataSize); err != nil {
 		return err
 	}
 	w := NewWriter(discard{})
@@ -80,6 +74,17 @@ func compareLevel(r io.ReaderAt, want [][]byte, at int64, leaf, dataIsGood bool)
 		return &CorruptError{What: "tree", Block: at/BlockSize + int64(i)}
 	}
 	return nil
+}
+
+// begin checks what is known of a blob before its tree is read, and returns the root hash.
+func begin(r io.ReaderAt, dataSize int64, rootHex string) (root [digestSize]byte, err error) {
+	if root, err = parseRoot(rootHex); err == nil {
+		err = checkSize(dataSize)
+	}
+	if err == nil {
+		err = checkSuperblock(r, dataSize)
+	}
+	return root, err
 }
 
 func checkSuperblock(r io.ReaderAt, dataSize int64) error {

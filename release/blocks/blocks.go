@@ -86,7 +86,7 @@ func (e *DamagedError) Error() string {
 // Plan is what it takes to have a blob.
 type Plan struct {
 	layer  layout.Layer
-	tree   behind
+	tree   []byte // all that is behind the data
 	leaves []byte
 	from   []place // of each block
 	locals []Local
@@ -150,22 +150,12 @@ func Look(ctx context.Context, layer layout.Layer, remote Remote, locals []Local
 		p.leaves, err = verity.Leaves(tree, layer.Size, layer.RootHash)
 		return err
 	})
-	p.tree = behind{tree, layer.Size}
+	p.tree = tree
 	if err != nil {
 		return nil, err
 	}
 	p.find()
 	return p, nil
-}
-
-// behind is a file whose beginning is not there.
-type behind struct {
-	b  []byte
-	at int64
-}
-
-func (f behind) ReadAt(p []byte, off int64) (int, error) {
-	return bytes.NewReader(f.b).ReadAt(p, off-f.at)
 }
 
 func (p *Plan) leaf(i int32) []byte {
@@ -196,7 +186,7 @@ func (p *Plan) find() {
 
 // Cost returns what [Plan.Write] will say if nothing has to be asked for twice and nothing here has rotted.
 func (p *Plan) Cost() Stats {
-	s := Stats{Fetched: int64(len(p.tree.b)), Written: p.layer.Size, Requests: 1}
+	s := Stats{Fetched: int64(len(p.tree)), Written: p.layer.Size, Requests: 1}
 	for _, r := range p.Ranges(Joined()) {
 		s.Fetched += r.N
 		s.Ranges++
@@ -212,7 +202,9 @@ func (p *Plan) Cost() Stats {
 
 // Local is the blob as one that is here, of which there is only the tree: for plans of what comes after it, none of
 // which is written.
-func (p *Plan) Local() Local { return Local{Layer: p.layer, ReaderAt: p.tree} }
+func (p *Plan) Local() Local {
+	return Local{Layer: p.layer, ReaderAt: verity.TreeAt(p.tree, p.layer.Size)}
+}
 
 // Ranges are the runs of blocks that are not here, joined over small gaps, and none too long.
 func (p *Plan) Ranges(j Joining) (all []Range) {
@@ -249,7 +241,7 @@ func (p *Plan) Write(ctx context.Context, remote Remote, w io.WriterAt, progress
 		}
 	}
 	if k, ok := w.(Knowing); ok {
-		if err := k.Know(p.tree.b, p.layer); err != nil {
+		if err := k.Know(p.tree, p.layer); err != nil {
 			return p.stats, err
 		}
 	}
