@@ -143,7 +143,7 @@ func restartCommand() *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return p.onNode(func() v1alpha1.HelperReport {
-				return helper.Restart(c.Context(), c.OutOrStdout(), helper.BootID, args[0])
+				return helper.Restart(c.Context(), c.OutOrStdout(), v1alpha1.BootIDFile, args[0])
 			})
 		},
 	}

@@ -52,7 +52,7 @@ type Agent struct {
 	Nodes      Nodes
 	Node       string // name of this machine's Node
 	StatusFile string // what `kairos-apply status -o json` printed
-	BootID     string // /proc/sys/kernel/random/boot_id
+	BootID     string // what [ReadBootID] returns
 	Log        *slog.Logger
 }
 
@@ -213,7 +213,7 @@ func (s *state) patch(ctx context.Context, patch map[string]any, subresource ...
 
 // ReadBootID reads this boot's ID, which containers see as their node does.
 func ReadBootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	b, err := os.ReadFile(v1alpha1.BootIDFile)
 	if err != nil {
 		return "", err
 	}

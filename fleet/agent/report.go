@@ -42,7 +42,7 @@ func reportOf(s api.Status, bootID string) v1alpha1.NodeReport {
 	r.Problems = append(r.Problems, s.Problems...)
 	r.Problems = r.Problems[:min(len(r.Problems), maxProblems)]
 	for i, p := range r.Problems {
-		r.Problems[i] = bounded(p, v1alpha1.MaxReason)
+		r.Problems[i] = v1alpha1.Bounded(p, v1alpha1.MaxReason)
 	}
 	return r
 }
@@ -52,7 +52,7 @@ func release(s *api.Slot) *v1alpha1.NodeRelease {
 		return nil
 	}
 	r := &v1alpha1.NodeRelease{
-		Release: s.Release, Version: bounded(s.Version, maxWord), Image: bounded(s.Image, maxImage),
+		Release: s.Release, Version: v1alpha1.Bounded(s.Version, maxWord), Image: v1alpha1.Bounded(s.Image, maxImage),
 		Blessed: s.Blessed, TriesLeft: s.TriesLeft, TriesUsed: s.TriesUsed,
 	}
 	switch {
@@ -63,7 +63,7 @@ func release(s *api.Slot) *v1alpha1.NodeRelease {
 	case s.Refused != "":
 		r.Reason = s.Refused
 	}
-	r.Reason = bounded(r.Reason, v1alpha1.MaxReason)
+	r.Reason = v1alpha1.Bounded(r.Reason, v1alpha1.MaxReason)
 	for _, k := range s.Signatures {
 		if !k.Trusted || len(r.SignedBy) == maxSigners {
 			continue // anybody can put a signature there
@@ -72,7 +72,7 @@ func release(s *api.Slot) *v1alpha1.NodeRelease {
 		if name == "" {
 			name = k.ID
 		}
-		r.SignedBy = append(r.SignedBy, bounded(name, maxWord))
+		r.SignedBy = append(r.SignedBy, v1alpha1.Bounded(name, maxWord))
 	}
 	return r
 }
@@ -142,7 +142,7 @@ func condition(r v1alpha1.NodeReport) corev1.NodeCondition {
 // unknown is the condition of a node that says nothing, and why.
 func unknown(why string) corev1.NodeCondition {
 	return corev1.NodeCondition{Type: v1alpha1.ConditionRelease, Status: corev1.ConditionUnknown,
-		Reason: v1alpha1.ReasonUnknown, Message: bounded(why, v1alpha1.MaxReason)}
+		Reason: v1alpha1.ReasonUnknown, Message: v1alpha1.Bounded(why, v1alpha1.MaxReason)}
 }
 
 // failure says which release failed, and why, behind a separator; nothing where none did.
@@ -163,12 +163,4 @@ func name(r v1alpha1.NodeRelease) string {
 		return r.Release
 	}
 	return r.Version + " (" + r.Release + ")"
-}
-
-func bounded(s string, n int) string {
-	s = strings.ToValidUTF8(s, "?")
-	if len(s) > n {
-		s = strings.ToValidUTF8(s[:n-len("…")], "") + "…"
-	}
-	return s
 }

@@ -69,12 +69,9 @@ func Run(ctx context.Context, log io.Writer, name string, args ...string) v1alph
 	if r.Reason == "" && readErr != nil {
 		r.Reason = readErr.Error()
 	}
-	r.Reason = bounded(r.Reason)
+	r.Reason = v1alpha1.Bounded(r.Reason, v1alpha1.MaxReason)
 	return r
 }
-
-// BootID is the file in which the kernel names its boot.
-const BootID = "/proc/sys/kernel/random/boot_id"
 
 // Restart restarts the machine, and answers as Run does, where its boot is still this one: a pod that the kubelet
 // starts when the machine has restarted already does nothing.
@@ -129,12 +126,5 @@ func answer(out []byte, exit int) v1alpha1.HelperReport {
 }
 
 func failed(err error) v1alpha1.HelperReport {
-	return v1alpha1.HelperReport{Exit: -1, Reason: bounded(err.Error())}
-}
-
-func bounded(s string) string {
-	if len(s) > v1alpha1.MaxReason {
-		s = strings.ToValidUTF8(s[:v1alpha1.MaxReason], "") + "…"
-	}
-	return s
+	return v1alpha1.HelperReport{Exit: -1, Reason: v1alpha1.Bounded(err.Error(), v1alpha1.MaxReason)}
 }

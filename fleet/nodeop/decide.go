@@ -5,6 +5,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/kairos-buildkit/kairos/fleet/api/v1alpha1"
 	"github.com/kairos-buildkit/kairos/fleet/rollout"
@@ -146,10 +147,10 @@ func Decide(in Input) Decision {
 		case a.Forget:
 			delete(p.records, n.Name)
 		}
-		d.After = sooner(d.After, a.After)
+		d.After = rollout.Sooner(d.After, a.After)
 	}
 	if len(p.busy) > 0 {
-		d.After = sooner(d.After, pollBusy) // nothing of this NodeOp's changes when another object is over
+		d.After = rollout.Sooner(d.After, pollBusy) // nothing of this NodeOp's changes when another object is over
 	}
 	p.status(&d, p.stopped())
 	return d
@@ -169,7 +170,7 @@ func (p *plan) isBusy(n rollout.Node) bool {
 
 // stopped says why no further node is begun with.
 func (p *plan) stopped() string {
-	if s := p.Op.Spec.StopOnFailure; s == nil || !*s {
+	if !ptr.Deref(p.Op.Spec.StopOnFailure, false) {
 		return ""
 	}
 	for _, n := range p.Nodes {
@@ -186,8 +187,7 @@ func (p *plan) stopped() string {
 // next lets a node that the NodeOp has begun with take its next step.
 func (p *plan) next(n rollout.Node, r v1alpha1.NodeRecord, hold bool) Act {
 	s := step{now: p.Now, op: p.Op, node: n, r: r}
-	if r.Since.After(p.Now.Add(time.Minute)) {
-		// Written by an operator whose clock is ahead of this one's: each timeout would be as much longer.
+	if rollout.Ahead(r, p.Now) {
 		s.r.Since = metav1.NewTime(p.Now)
 		return s.write()
 	}
@@ -213,10 +213,3 @@ func (p *plan) next(n rollout.Node, r v1alpha1.NodeRecord, hold bool) Act {
 }
 
 func act(n rollout.Node) Act { return Act{Act: rollout.Act{Node: n.Name}} }
-
-func sooner(a, b time.Duration) time.Duration {
-	if a == 0 || b > 0 && b < a {
-		return b
-	}
-	return a
-}

@@ -2,10 +2,9 @@ package nodeop
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/kairos-buildkit/kairos/fleet/api/v1alpha1"
 	"github.com/kairos-buildkit/kairos/fleet/rollout"
@@ -43,11 +42,7 @@ func (p *plan) status(d *Decision, stopped string) {
 			all[n.Name] = at
 		}
 	}
-	if len(all) > v1alpha1.MaxNodeStatuses { // where so many are in work that the object would not hold them
-		for _, name := range slices.Sorted(maps.Keys(all))[v1alpha1.MaxNodeStatuses:] {
-			delete(all, name)
-		}
-	}
+	rollout.Few(all)
 	s.Nodes, s.NodeStatuses, s.Progress = c, all, progress(c)
 	p.phase(d, c, stopped)
 	p.conditions(s, c)
@@ -84,10 +79,10 @@ func (p *plan) phase(d *Decision, c v1alpha1.NodeOpCounts, stopped string) {
 	if c.Working+c.Completed+c.Skipped+c.Failed == 0 && !d.Over {
 		s.Phase = v1alpha1.PhasePending
 	}
-	if o := p.Op.Spec.DrainOptions; o != nil && is(o.Enabled) && !is(p.Op.Spec.Cordon) {
+	if o := p.Op.Spec.DrainOptions; o != nil && ptr.Deref(o.Enabled, false) && !ptr.Deref(p.Op.Spec.Cordon, false) {
 		s.Message += "; no pod is evicted: drainOptions take cordon"
 	}
-	s.Message = rollout.Bounded(s.Message)
+	s.Message = v1alpha1.Bounded(s.Message, v1alpha1.MaxReason)
 }
 
 func (p *plan) conditions(s *v1alpha1.NodeOpStatus, c v1alpha1.NodeOpCounts) {
@@ -126,7 +121,7 @@ func (p *plan) nodeStatus(n rollout.Node, r v1alpha1.NodeRecord) v1alpha1.NodeSt
 		Phase: v1alpha1.PhaseRunning, Step: r.Step, JobName: r.Job, Message: r.Reason, LastUpdated: r.Since,
 		BootID: r.BootID, RebootStatus: v1alpha1.RebootNotRequested,
 	}
-	reboots := is(p.Op.Spec.RebootOnSuccess)
+	reboots := ptr.Deref(p.Op.Spec.RebootOnSuccess, false)
 	if reboots {
 		out.RebootStatus = v1alpha1.RebootPending
 	}

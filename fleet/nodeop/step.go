@@ -5,6 +5,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/kairos-buildkit/kairos/fleet/api/v1alpha1"
 	"github.com/kairos-buildkit/kairos/fleet/rollout"
@@ -43,7 +44,7 @@ func (s step) main() Act {
 	if drains(s.op.Spec) {
 		a = s.to(v1alpha1.StepCordoning, "")
 	}
-	a.Cordon = is(s.op.Spec.Cordon)
+	a.Cordon = ptr.Deref(s.op.Spec.Cordon, false)
 	return a
 }
 
@@ -88,7 +89,7 @@ func (s step) running(j *Job) Act {
 		return s.fail("its Job is gone: whether the command has run is not known")
 	case j.Failed != "":
 		return s.fail("its Job failed: %s", j.Failed)
-	case j.Complete && is(s.op.Spec.RebootOnSuccess):
+	case j.Complete && ptr.Deref(s.op.Spec.RebootOnSuccess, false):
 		s.r.BootID = s.node.BootID
 		return s.to(v1alpha1.StepRestarting, "")
 	case j.Complete:
@@ -150,13 +151,13 @@ func (s step) fail(format string, args ...any) Act { return s.to(v1alpha1.StepFa
 // is to be.
 func (s step) to(next v1alpha1.Step, format string, args ...any) Act {
 	s.r.Step, s.r.Since, s.r.NotBefore, s.r.Attempt = next, metav1.NewTime(s.now), nil, 0
-	s.r.Reason = rollout.Bounded(fmt.Sprintf(format, args...))
+	s.r.Reason = v1alpha1.Bounded(fmt.Sprintf(format, args...), v1alpha1.MaxReason)
 	a := s.write()
 	switch next {
 	case v1alpha1.StepCompleted, v1alpha1.StepSkipped:
 		a.Uncordon = true
 	case v1alpha1.StepFailed:
-		a.Uncordon = is(s.op.Spec.UncordonOnFailure)
+		a.Uncordon = ptr.Deref(s.op.Spec.UncordonOnFailure, false)
 	}
 	a.Uncordon = a.Uncordon && s.node.Cordoned && s.node.CordonedBy == rollout.Key(s.op)
 	return a
@@ -194,7 +195,5 @@ func PreflightDeadline(s v1alpha1.NodeOpSpec) time.Duration {
 
 // drains says whether pods are evicted: drain options alone are not enough, as in the Kairos project.
 func drains(s v1alpha1.NodeOpSpec) bool {
-	return is(s.Cordon) && s.DrainOptions != nil && is(s.DrainOptions.Enabled)
+	return ptr.Deref(s.Cordon, false) && s.DrainOptions != nil && ptr.Deref(s.DrainOptions.Enabled, false)
 }
-
-func is(p *bool) bool { return p != nil && *p }

@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/kubectl/pkg/drain"
+	"k8s.io/utils/ptr"
 
 	"github.com/kairos-buildkit/kairos/fleet/api/v1alpha1"
 	"github.com/kairos-buildkit/kairos/fleet/rollout"
@@ -30,9 +31,9 @@ func (d drainer) evict(ctx context.Context, node string, o *v1alpha1.DrainOption
 		AdditionalFilters: []drain.PodFilter{d.keep},
 	}
 	if o != nil {
-		h.Force = o.Force != nil && *o.Force
-		h.DeleteEmptyDirData = o.DeleteEmptyDirData != nil && *o.DeleteEmptyDirData
-		h.IgnoreAllDaemonSets = o.IgnoreDaemonSets == nil || *o.IgnoreDaemonSets
+		h.Force = ptr.Deref(o.Force, false)
+		h.DeleteEmptyDirData = ptr.Deref(o.DeleteEmptyDirData, false)
+		h.IgnoreAllDaemonSets = ptr.Deref(o.IgnoreDaemonSets, true)
 		if o.GracePeriodSeconds != nil {
 			h.GracePeriodSeconds = int(*o.GracePeriodSeconds)
 		}

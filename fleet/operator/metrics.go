@@ -29,22 +29,23 @@ var (
 
 func init() { metrics.Registry.MustRegister(rolloutNodes, steps, opNodes, opSteps) }
 
-func count(of types.NamespacedName, s v1alpha1.NodeOpUpgradeStatus) {
-	c := s.Nodes
-	for state, n := range map[string]int32{
+func count(of types.NamespacedName, c v1alpha1.NodeCounts) {
+	set(rolloutNodes, of, map[string]int32{
 		"waiting": c.Waiting, "away": c.Away, "working": c.Working, "blessed": c.Blessed, "fell_back": c.FellBack,
 		"failed": c.Failed, "rolled_back": c.RolledBack,
-	} {
-		rolloutNodes.WithLabelValues(of.Namespace, of.Name, state).Set(float64(n))
-	}
+	})
 }
 
 func countOp(of types.NamespacedName, c v1alpha1.NodeOpCounts) {
-	for state, n := range map[string]int32{
+	set(opNodes, of, map[string]int32{
 		"waiting": c.Waiting, "away": c.Away, "working": c.Working, "completed": c.Completed, "skipped": c.Skipped,
 		"failed": c.Failed,
-	} {
-		opNodes.WithLabelValues(of.Namespace, of.Name, state).Set(float64(n))
+	})
+}
+
+func set(g *prometheus.GaugeVec, of types.NamespacedName, states map[string]int32) {
+	for state, n := range states {
+		g.WithLabelValues(of.Namespace, of.Name, state).Set(float64(n))
 	}
 }
 

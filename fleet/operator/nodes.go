@@ -15,6 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/kairos-buildkit/kairos/fleet/api/v1alpha1"
 	"github.com/kairos-buildkit/kairos/fleet/nodeop"
 	"github.com/kairos-buildkit/kairos/fleet/rollout"
@@ -32,6 +34,9 @@ type base struct {
 	// record is the annotation that has this kind's records, and of reads it.
 	record string
 	of     func(rollout.Node) *v1alpha1.NodeRecord
+	// action is what its events are about, and steps counts what nodes come to.
+	action string
+	steps  *prometheus.CounterVec
 }
 
 // chosen returns the nodes that an object is for: those with its labels, and those that it has in work, whatever
@@ -105,14 +110,8 @@ func (r *base) tell(o client.Object, a rollout.Act) {
 	if a.Record.Step == v1alpha1.StepFellBack || a.Record.Step == v1alpha1.StepFailed || a.Record.Attempt > 0 {
 		kind = corev1.EventTypeWarning
 	}
-	action := "Rollout"
-	if r.record == v1alpha1.AnnotationOp {
-		action = "NodeOp"
-		opSteps.WithLabelValues(string(a.Record.Step)).Inc()
-	} else {
-		steps.WithLabelValues(string(a.Record.Step)).Inc()
-	}
-	r.events.Eventf(o, nil, kind, string(a.Record.Step), action, "%s", text)
+	r.steps.WithLabelValues(string(a.Record.Step)).Inc()
+	r.events.Eventf(o, nil, kind, string(a.Record.Step), r.action, "%s", text)
 }
 
 // release uncordons the nodes that an object which is deleted has cordoned, and takes its records back. A node that is

@@ -28,6 +28,7 @@ type ops struct {
 
 func newOps(b base, live client.Reader) *ops {
 	b.record, b.of = v1alpha1.AnnotationOp, func(n rollout.Node) *v1alpha1.NodeRecord { return n.Op }
+	b.action, b.steps = "NodeOp", opSteps
 	return &ops{b, live}
 }
 

@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -23,6 +24,7 @@ type upgrades struct{ base }
 
 func newUpgrades(b base) *upgrades {
 	b.record, b.of = v1alpha1.AnnotationRecord, func(n rollout.Node) *v1alpha1.NodeRecord { return n.Record }
+	b.action, b.steps = "Rollout", steps
 	return &upgrades{b}
 }
 
@@ -194,7 +196,7 @@ func (r *upgrades) act(ctx context.Context, u *v1alpha1.NodeOpUpgrade, n rollout
 
 // status writes the status, where it has changed.
 func (r *upgrades) status(ctx context.Context, u *v1alpha1.NodeOpUpgrade, s v1alpha1.NodeOpUpgradeStatus) error {
-	count(client.ObjectKeyFromObject(u), s)
+	count(client.ObjectKeyFromObject(u), s.Nodes)
 	s.LastUpdated = u.Status.LastUpdated
 	if equality.Semantic.DeepEqual(s, u.Status) {
 		return nil
@@ -222,7 +224,7 @@ func (r *upgrades) remove(
 	helpers map[string][]*corev1.Pod,
 	nodes map[string]rollout.Node,
 ) error {
-	if u.Spec.Debug != nil && *u.Spec.Debug {
+	if ptr.Deref(u.Spec.Debug, false) {
 		return nil
 	}
 	var failed []error

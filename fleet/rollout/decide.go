@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 
 	"github.com/kairos-buildkit/kairos/fleet/api/v1alpha1"
 )
@@ -52,7 +54,7 @@ func Key(o metav1.Object) string {
 // Target is a digest of what a spec wants of each node.
 func Target(s v1alpha1.NodeOpUpgradeSpec) string {
 	b, err := json.Marshal([]any{
-		s.Image, value(s.UpgradeActive, true), value(s.UpgradeRecovery, false), value(s.Force, false),
+		s.Image, ptr.Deref(s.UpgradeActive, true), ptr.Deref(s.UpgradeRecovery, false), ptr.Deref(s.Force, false),
 	})
 	if err != nil {
 		panic(err) // strings and booleans
@@ -133,7 +135,7 @@ func Decide(in Input) (Decision, error) {
 		acts[i] = p.begin(i, wave)
 	}
 	p.advance(acts, undo, hold, open)
-	for _, i := range slices.Sorted(keys(acts)) {
+	for _, i := range slices.Sorted(maps.Keys(acts)) {
 		a := acts[i]
 		if a.Record != nil || a.Cordon || a.Uncordon || a.Drain || a.Helper != nil {
 			d.Acts = append(d.Acts, a)
@@ -141,15 +143,15 @@ func Decide(in Input) (Decision, error) {
 		if a.Record != nil {
 			p.records[i] = *a.Record
 		}
-		d.After = sooner(d.After, a.After)
+		d.After = Sooner(d.After, a.After)
 	}
 	if len(p.busy) > 0 || p.held {
-		d.After = sooner(d.After, pollBusy) // nothing of this rollout's changes when another object is over
+		d.After = Sooner(d.After, pollBusy) // nothing of this rollout's changes when another object is over
 	}
 	slices.SortFunc(d.Acts, func(a, b Act) int { return cmp.Compare(a.Node, b.Node) })
 	p.pin = pinOf(u.Spec, d.Status, p.sortedRecords())
 	if done != nil {
-		d.After = sooner(d.After, max(time.Second, orElse(u.Spec.PauseBetweenWaves, 0)-in.Now.Sub(done.Time)))
+		d.After = Sooner(d.After, max(time.Second, orElse(u.Spec.PauseBetweenWaves, 0)-in.Now.Sub(done.Time)))
 	}
 	p.status(&d, wave, done, p.stopped())
 	return d, nil
@@ -183,7 +185,7 @@ func underway(s v1alpha1.Step) bool { return s == v1alpha1.StepRestarting || s =
 
 func (p *plan) sortedRecords() []v1alpha1.NodeRecord {
 	var all []v1alpha1.NodeRecord
-	for _, i := range slices.Sorted(keys(p.records)) {
+	for _, i := range slices.Sorted(maps.Keys(p.records)) {
 		if p.records[i].Target == p.target {
 			all = append(all, p.records[i])
 		}
@@ -195,11 +197,11 @@ func (p *plan) sortedRecords() []v1alpha1.NodeRecord {
 // stopped says why no further node is begun with for good.
 func (p *plan) stopped() string {
 	s := p.Upgrade.Spec
-	if !value(s.StopOnFailure, len(s.Waves) > 0) &&
+	if !ptr.Deref(s.StopOnFailure, len(s.Waves) > 0) &&
 		(s.RollbackOnFailure == "" || s.RollbackOnFailure == v1alpha1.RollbackNone) {
 		return ""
 	}
-	for _, i := range slices.Sorted(keys(p.records)) {
+	for _, i := range slices.Sorted(maps.Keys(p.records)) {
 		switch r := p.records[i]; {
 		case r.Target != p.target:
 		case r.Step == v1alpha1.StepFellBack:
@@ -242,7 +244,7 @@ func (p *plan) begin(i int, wave int32) Act {
 		Rollout: p.key, Target: p.target, Wave: wave, Step: v1alpha1.StepStaging, Since: metav1.NewTime(p.Now),
 		Image: p.pin.image(p.Upgrade.Spec.Image), From: n.booted(),
 	}
-	if !value(p.Upgrade.Spec.UpgradeActive, true) && value(p.Upgrade.Spec.UpgradeRecovery, false) {
+	if !ptr.Deref(p.Upgrade.Spec.UpgradeActive, true) && ptr.Deref(p.Upgrade.Spec.UpgradeRecovery, false) {
 		r.Step = v1alpha1.StepRecovery
 	}
 	return Act{Node: n.Name, Record: &r}
@@ -261,8 +263,7 @@ func (p *plan) advance(acts map[int]Act, undo func(v1alpha1.NodeRecord) bool, ho
 	for _, i := range p.own {
 		n, r := p.Nodes[i], p.records[i]
 		st := step{now: p.Now, u: p.Upgrade, node: n, r: r, pin: p.pin}
-		if r.Since.After(p.Now.Add(time.Minute)) {
-			// Written by an operator whose clock is ahead of this one's: each timeout would be as much longer.
+		if Ahead(r, p.Now) {
 			st.r.Since = metav1.NewTime(p.Now)
 			acts[i] = Act{Node: n.Name, Record: &st.r}
 			continue
@@ -347,17 +348,8 @@ func share(v *intstr.IntOrString, total int, round func(float64) float64) int {
 	return int(round(percent * float64(total) / 100))
 }
 
-func keys[V any](m map[int]V) func(func(int) bool) {
-	return func(yield func(int) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
-}
-
-func sooner(a, b time.Duration) time.Duration {
+// Sooner is the earlier of two times to ask again, of which 0 is none.
+func Sooner(a, b time.Duration) time.Duration {
 	if a == 0 || b > 0 && b < a {
 		return b
 	}

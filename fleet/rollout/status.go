@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -54,11 +55,7 @@ func (p *plan) status(d *Decision, wave int32, done *metav1.Time, stopped string
 			all[n.Name] = nodeStatus(r)
 		}
 	}
-	if len(all) > v1alpha1.MaxNodeStatuses { // of a fleet where so many fail that the object would not hold them
-		for _, name := range slices.Sorted(mapKeys(all))[v1alpha1.MaxNodeStatuses:] {
-			delete(all, name)
-		}
-	}
+	Few(all)
 	s.Nodes, s.NodeStatuses, s.Progress = c, all, progress(c)
 	p.phase(d, c, stopped)
 	p.conditions(s, c)
@@ -116,7 +113,7 @@ func (p *plan) phase(d *Decision, c v1alpha1.NodeCounts, stopped string) {
 	if len(p.notes) > 0 && !over {
 		s.Message += "; " + strings.Join(p.notes, "; ")
 	}
-	s.Message = Bounded(s.Message)
+	s.Message = v1alpha1.Bounded(s.Message, v1alpha1.MaxReason)
 	d.Over = over
 }
 
@@ -141,6 +138,14 @@ func (p *plan) conditions(s *v1alpha1.NodeOpUpgradeStatus, c v1alpha1.NodeCounts
 		reason = "Paused"
 	}
 	set(v1alpha1.ConditionPaused, p.Upgrade.Spec.Paused, reason)
+}
+
+// Few leaves as many of the nodes' statuses as an object holds: of a fleet so many may have failed, or be in work.
+func Few(all map[string]v1alpha1.NodeStatus) {
+	names := slices.Sorted(maps.Keys(all))
+	for _, name := range names[min(len(names), v1alpha1.MaxNodeStatuses):] {
+		delete(all, name)
+	}
 }
 
 // SetCondition sets a condition to whether it is so.
@@ -193,14 +198,4 @@ func nodeStatus(r v1alpha1.NodeRecord) v1alpha1.NodeStatus {
 		out.RebootStatus = v1alpha1.RebootCompleted
 	}
 	return out
-}
-
-func mapKeys[V any](m map[string]V) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/fleet/api/v1alpha1"
@@ -147,7 +148,7 @@ func (s step) staging(h *Helper) Act {
 	if a.Release != "" {
 		s.r.Release, s.r.Version, s.r.Digest = a.Release, a.Version, a.Digest
 	}
-	if reason, failed := s.node.failure(s.r.Release); failed && !value(s.u.Spec.Force, false) {
+	if reason, failed := s.node.failure(s.r.Release); failed && !ptr.Deref(s.u.Spec.Force, false) {
 		return s.to(v1alpha1.StepFellBack,
 			"the release has failed on this node before, and is not tried again: %s", reason)
 	}
@@ -229,7 +230,7 @@ func (s step) trial() Act {
 		return s.to(v1alpha1.StepFellBack, "%s", reason)
 	case s.node.Report.Active != nil && s.node.Report.Active.Release == s.goal():
 		return wait // somebody has started another release once; this one is still the next
-	case s.node.booted() == s.start() && s.r.Attempt < valueOf(s.u.Spec.BackoffLimit, defaultTries):
+	case s.node.booted() == s.start() && s.r.Attempt < ptr.Deref(s.u.Spec.BackoffLimit, defaultTries):
 		// The node restarted by itself before the release was activated.
 		s.r.Step, s.r.BootID, s.r.Since = v1alpha1.StepRestarting, s.node.BootID, metav1.NewTime(s.now)
 		return s.again("the node restarted before the release was activated")
@@ -269,7 +270,7 @@ func (s step) upgrade(more ...string) []string {
 		}
 		args = append(args, "--release", expected)
 	}
-	if !value(s.u.Spec.Force, false) && more[0] != "--recovery" {
+	if !ptr.Deref(s.u.Spec.Force, false) && more[0] != "--recovery" {
 		args = append(args, "--unless-failed")
 	}
 	return append(args, more...)
@@ -296,7 +297,7 @@ func (s step) blessed() Act {
 	switch {
 	case s.r.Undo:
 		return s.to(v1alpha1.StepRolledBack, "")
-	case value(s.u.Spec.UpgradeRecovery, false):
+	case ptr.Deref(s.u.Spec.UpgradeRecovery, false):
 		return s.to(v1alpha1.StepRecovery, "")
 	}
 	return s.to(v1alpha1.StepBlessed, "")
@@ -323,7 +324,7 @@ func (s step) answered(a v1alpha1.HelperReport) Act {
 
 // again repeats a step after a pause, as often as the spec has it.
 func (s step) again(format string, args ...any) Act {
-	if s.r.Attempt >= valueOf(s.u.Spec.BackoffLimit, defaultTries) {
+	if s.r.Attempt >= ptr.Deref(s.u.Spec.BackoffLimit, defaultTries) {
 		return s.fail(format, args...)
 	}
 	wait := Repeat(&s.r, s.now, fmt.Sprintf(format, args...))
@@ -336,7 +337,7 @@ func Repeat(r *v1alpha1.NodeRecord, now time.Time, why string) (wait time.Durati
 	wait = min(firstBackoff<<min(r.Attempt, 10), lastBackoff)
 	at := metav1.NewTime(now.Add(wait))
 	r.Attempt++
-	r.NotBefore, r.Reason = &at, Bounded(why)
+	r.NotBefore, r.Reason = &at, v1alpha1.Bounded(why, v1alpha1.MaxReason)
 	return wait
 }
 
@@ -361,13 +362,13 @@ func (s step) to(next v1alpha1.Step, format string, args ...any) Act {
 		s.r.Attempt = 0
 	}
 	s.r.Step, s.r.Since, s.r.NotBefore = next, metav1.NewTime(s.now), nil
-	s.r.Reason = Bounded(fmt.Sprintf(format, args...))
+	s.r.Reason = v1alpha1.Bounded(fmt.Sprintf(format, args...), v1alpha1.MaxReason)
 	a := Act{Node: s.node.Name, Record: &s.r}
 	switch next {
 	case v1alpha1.StepBlessed, v1alpha1.StepRolledBack, v1alpha1.StepRecovery:
 		a.Uncordon = true
 	case v1alpha1.StepFellBack, v1alpha1.StepFailed:
-		a.Uncordon = value(s.u.Spec.UncordonOnFailure, false)
+		a.Uncordon = ptr.Deref(s.u.Spec.UncordonOnFailure, false)
 	}
 	a.Uncordon = a.Uncordon && s.node.Cordoned && s.node.CordonedBy == Key(s.u)
 	return a
@@ -403,23 +404,9 @@ func waiting(h *Helper, n Node) string {
 	return ""
 }
 
-// Bounded is a reason as short as a record has it.
-func Bounded(s string) string {
-	s = strings.ToValidUTF8(s, "?")
-	if len(s) > v1alpha1.MaxReason {
-		s = strings.ToValidUTF8(s[:v1alpha1.MaxReason], "") + "…"
-	}
-	return s
-}
-
-func value(p *bool, otherwise bool) bool { return valueOf(p, otherwise) }
-
-func valueOf[T any](p *T, otherwise T) T {
-	if p == nil {
-		return otherwise
-	}
-	return *p
-}
+// Ahead says that a record was written by an operator whose clock is ahead of this one's: each timeout would be as
+// much longer.
+func Ahead(r v1alpha1.NodeRecord, now time.Time) bool { return r.Since.After(now.Add(time.Minute)) }
 
 func orElse(p *metav1.Duration, otherwise time.Duration) time.Duration {
 	if p == nil || p.Duration <= 0 {

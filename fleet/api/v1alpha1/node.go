@@ -3,6 +3,7 @@ package v1alpha1
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -58,6 +59,18 @@ const (
 // ReportSchema is the version of [NodeReport].
 const ReportSchema = 1
 
+// BootIDFile is where the kernel names its boot, the same in containers as on their node.
+const BootIDFile = "/proc/sys/kernel/random/boot_id"
+
+// Bounded is a text of at most n bytes, more than 3: one that was cut ends with "…".
+func Bounded(s string, n int) string {
+	s = strings.ToValidUTF8(s, "?")
+	if len(s) > n {
+		s = strings.ToValidUTF8(s[:n-len("…")], "") + "…"
+	}
+	return s
+}
+
 // MaxReason is how many bytes of a reason a [NodeReport] and a [NodeRecord] have: the objects of a fleet stay small.
 const MaxReason = 400
 
@@ -66,7 +79,7 @@ const MaxReason = 400
 type NodeReport struct {
 	// Schema is ReportSchema. A reader takes no other.
 	Schema int `json:"schema"`
-	// BootID is the boot that this is about: /proc/sys/kernel/random/boot_id, as in the Node's status.nodeInfo. A
+	// BootID is the boot that this is about: [BootIDFile], as in the Node's status.nodeInfo. A
 	// report of another boot than that says nothing.
 	BootID string `json:"bootID"`
 	// Mode is installed, recovery, live or none, Firmware uefi or bios.
