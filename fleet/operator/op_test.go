@@ -56,20 +56,10 @@ func request(name string) reconcile.Request {
 // runOps has operators at work until these NodeOps are over, or for so many rounds.
 func (c *cluster) runOps(names ...string) {
 	c.t.Helper()
-	for range 400 {
-		over := true
-		for _, name := range names {
-			if _, err := c.ops.Reconcile(c.t.Context(), request(name)); errors.Is(err, errKilled) {
-				c.restart()
-			}
-			over = over && nodeop.Over(c.getOp(name))
-		}
-		c.kubelets()
-		c.now = c.now.Add(time.Second)
-		if over {
-			return
-		}
-	}
+	c.work(names, func(q reconcile.Request) error {
+		_, err := c.ops.Reconcile(c.t.Context(), q)
+		return err
+	}, func(name string) bool { return nodeop.Over(c.getOp(name)) }, c.kubelets)
 }
 
 // kubelets run what NodeOps have made: preflights, Jobs, and the pods that restart nodes.

@@ -240,16 +240,24 @@ var errKilled = errors.New("the operator was killed")
 // run has operators at work until these rollouts are over, or for so many rounds.
 func (c *cluster) run(names ...string) {
 	c.t.Helper()
+	c.work(names, func(q reconcile.Request) error {
+		_, err := c.r.Reconcile(c.t.Context(), q)
+		return err
+	}, func(name string) bool { return rollout.Over(c.get(name)) }, c.agents)
+}
+
+// work reconciles objects, and then lets the nodes do their part, until all are over, or for so many rounds.
+func (c *cluster) work(names []string, do func(reconcile.Request) error, isOver func(string) bool, nodes func()) {
+	c.t.Helper()
 	for range 400 {
 		over := true
 		for _, name := range names {
-			q := reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "default", Name: name}}
-			if _, err := c.r.Reconcile(c.t.Context(), q); errors.Is(err, errKilled) {
+			if err := do(request(name)); errors.Is(err, errKilled) {
 				c.restart()
 			}
-			over = over && rollout.Over(c.get(name))
+			over = over && isOver(name)
 		}
-		c.agents()
+		nodes()
 		c.now = c.now.Add(time.Second)
 		if over {
 			return
