@@ -163,9 +163,12 @@ func CheckSecureBoot(root fs.FS, o Options, program []byte) error {
 	if err != nil {
 		return err
 	}
-	for name, b := range map[string][]byte{layout.ImageUKI: program, layout.ImageSystemdBoot: loader} {
-		if err := s.Check(b); err != nil {
-			return fmt.Errorf("/%s: %w: build the image again, with the key", name, err)
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{{layout.ImageUKI, program}, {layout.ImageSystemdBoot, loader}} {
+		if err := s.Check(f.data); err != nil {
+			return fmt.Errorf("/%s: %w: build the image again, with the key", f.name, err)
 		}
 	}
 	return nil

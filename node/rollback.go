@@ -49,10 +49,7 @@ func (m *Machine) Rollback(ctx context.Context, id string, progress Progress) (r
 	if err != nil {
 		return r, err
 	}
-	if err := m.trusted(release, facts.anchor, facts.uki, progress); err != nil {
-		return r, err
-	}
-	if err := m.startable(release, files.UKI, facts); err != nil {
+	if err := m.acceptable(release, files.UKI, facts, progress); err != nil {
 		return r, err
 	}
 	staged := &stagedRelease{release: release, files: files}

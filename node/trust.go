@@ -33,6 +33,14 @@ func (m *Machine) anchor() (*trust.Anchor, error) {
 	return &a, nil
 }
 
+// acceptable refuses a release that must not boot here: one that is not trusted, or that the firmware would not start.
+func (m *Machine) acceptable(r layout.Release, program []byte, facts bootFacts, progress Progress) error {
+	if err := m.trusted(r, facts.anchor, facts.uki, progress); err != nil {
+		return err
+	}
+	return m.startable(r, program, facts)
+}
+
 // trusted refuses a release that the keys of the running system, or those of the release's own image, have not signed,
 // or whose UKI here would be another one. What only warns is noted.
 func (m *Machine) trusted(r layout.Release, own *trust.Anchor, uki layout.Digest, progress Progress) error {
