@@ -215,11 +215,7 @@ func (p *publication) signed(ctx context.Context, repo *registry.Repository, pus
 	if err != nil {
 		return err
 	}
-	record, err := a.Release.Marshal()
-	if err != nil {
-		return err
-	}
-	all, err := p.sign(record)
+	all, err := p.sign(a.Release)
 	if err != nil {
 		return err
 	}

@@ -1,12 +1,9 @@
 package builder
 
 import (
-	"archive/tar"
 	"bytes"
 	"io"
-	"io/fs"
 	"log"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"path"
@@ -75,37 +72,9 @@ func serve(t *testing.T, referrers bool) (*asked, string) {
 // layerTar packs a tree as container builders do.
 func layerTar(t *testing.T, tree fstest.MapFS) v1.Layer {
 	t.Helper()
-	all := maps.Clone(tree)
-	for p := range tree {
-		for dir := path.Dir(p); dir != "."; dir = path.Dir(dir) {
-			all[dir] = &fstest.MapFile{Mode: fs.ModeDir | 0o755}
-		}
-	}
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, p := range slices.Sorted(maps.Keys(all)) {
-		f := all[p]
-		h := &tar.Header{Typeflag: tar.TypeReg, Name: p, Mode: int64(f.Mode.Perm()), Size: int64(len(f.Data))}
-		switch {
-		case f.Mode.IsDir():
-			h.Typeflag, h.Size = tar.TypeDir, 0
-		case f.Mode&fs.ModeSymlink != 0:
-			h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, string(f.Data), 0
-		}
-		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
-		}
-		if h.Size > 0 {
-			if _, err := w.Write(f.Data); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	b := boottest.Tar(t, boottest.WithFolders(tree))
 	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(b.Bytes())), nil
+		return io.NopCloser(bytes.NewReader(b)), nil
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -23,15 +23,15 @@ import (
 // build, no provenance and no log has it. No step of a Dockerfile gets it.
 const SignKeySecret = "kairos-release-key"
 
-// Signer signs the record of a release (release.json).
-type Signer func(record []byte) (trust.Signatures, error)
+// Signer signs a release.
+type Signer func(layout.Release) (trust.Signatures, error)
 
 // signatures are what an exporter asks for, see Options in package exporter.
 type signatures = func(context.Context, trust.Anchor, layout.Release) ([]byte, error)
 
 // SignWith signs with keys, in this process.
 func SignWith(keys []sign.Key) Signer {
-	return func(record []byte) (trust.Signatures, error) { return sign.All(record, keys) }
+	return func(r layout.Release) (trust.Signatures, error) { return sign.Release(r, keys) }
 }
 
 // signer returns what signs for a build: this builder's own, or the key that the client has as a secret. It is nil
@@ -67,11 +67,11 @@ func (w *worker) mediumSigner(sessions *session.Manager, id string) signatures {
 		if err != nil || s == nil {
 			return nil, err
 		}
-		record, err := r.Marshal()
+		all, err := s(r)
 		if err != nil {
 			return nil, err
 		}
-		all, err := s(record)
+		record, err := r.Marshal()
 		if err != nil {
 			return nil, err
 		}

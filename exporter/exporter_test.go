@@ -1,7 +1,6 @@
 package exporter
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -10,10 +9,8 @@ import (
 	"encoding/json"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -72,73 +69,19 @@ func layerOf(t testing.TB, tree fstest.MapFS) *testLayer {
 // layerOfTree packs a tree, with the folders above its files or without.
 func layerOfTree(t testing.TB, tree fstest.MapFS, folders bool) *testLayer {
 	t.Helper()
-	var b bytes.Buffer
 	if folders {
-		tree = withFolders(tree)
+		tree = boottest.WithFolders(tree)
 	}
-	writeNames(t, &b, tree)
-	sum := sha256.Sum256(b.Bytes())
+	b := boottest.Tar(t, tree)
+	sum := sha256.Sum256(b)
 	l := &testLayer{
-		Layer: image.Layer{DiffID: layout.Digest("sha256:" + hex.EncodeToString(sum[:])), Size: int64(b.Len())},
+		Layer: image.Layer{DiffID: layout.Digest("sha256:" + hex.EncodeToString(sum[:])), Size: int64(len(b))},
 	}
 	l.Open = func(context.Context) (io.ReadCloser, error) {
 		l.opened++
-		return io.NopCloser(bytes.NewReader(b.Bytes())), nil
+		return io.NopCloser(bytes.NewReader(b)), nil
 	}
 	return l
-}
-
-func writeTar(t testing.TB, w io.Writer, tree fstest.MapFS) {
-	t.Helper()
-	writeNames(t, w, withFolders(tree))
-}
-
-func withFolders(tree fstest.MapFS) fstest.MapFS {
-	tree = maps.Clone(tree)
-	for name := range maps.Clone(tree) {
-		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) { // as container builders have them
-			if tree[dir] == nil {
-				tree[dir] = &fstest.MapFile{Mode: fs.ModeDir | 0o755}
-			}
-		}
-	}
-	return tree
-}
-
-func writeNames(t testing.TB, w io.Writer, tree fstest.MapFS) {
-	t.Helper()
-	names := make([]string, 0, len(tree))
-	for name := range tree {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	tw := tar.NewWriter(w)
-	for _, name := range names {
-		f := tree[name]
-		h := &tar.Header{
-			Typeflag: tar.TypeReg,
-			Name:     name,
-			Mode:     int64(f.Mode.Perm()) | int64(f.Mode&fs.ModeSticky>>20)<<9,
-			Size:     int64(len(f.Data)),
-		}
-		switch {
-		case f.Mode.IsDir():
-			h.Typeflag, h.Size = tar.TypeDir, 0
-		case f.Mode&fs.ModeSymlink != 0:
-			h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, string(f.Data), 0
-		}
-		if err := tw.WriteHeader(h); err != nil {
-			t.Fatal(err)
-		}
-		if h.Size > 0 {
-			if _, err := tw.Write(f.Data); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := tw.Close(); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // imageOf makes an image of layers.
@@ -336,10 +279,10 @@ func TestBootLayerIsAdded(t *testing.T) {
 		full := boottest.Tree(kernel)
 		files := bootFiles(t, full, boot.Options{})
 		files[layout.ImageInit], files[layout.ImageStub] = full[layout.ImageInit], full[layout.ImageStub]
-		var tar, top bytes.Buffer
-		writeTar(t, &tar, files)
-		writeTar(t, &top, fstest.MapFS{layout.ImageRelease: text("KAIROS_VERSION=v1\n")})
-		return [][]byte{tar.Bytes(), top.Bytes()}, nil
+		top := fstest.MapFS{layout.ImageRelease: text("KAIROS_VERSION=v1\n")}
+		return [][]byte{
+			boottest.Tar(t, boottest.WithFolders(files)), boottest.Tar(t, boottest.WithFolders(top)),
+		}, nil
 	}}
 	files := mediumFiles(t, export(t, img, FormatISO, o))
 	if _, ok := files["kairos/"+layout.ReleasePath(layout.ReleaseID(img.ConfigDigest))]; ok {

@@ -42,11 +42,7 @@ func sealedImage(t *testing.T, key sign.Key, labels map[string]string) image.Ima
 // signedBy returns an option that signs what the image becomes.
 func signedBy(keys ...sign.Key) func(context.Context, trust.Anchor, layout.Release) ([]byte, error) {
 	return func(_ context.Context, _ trust.Anchor, r layout.Release) ([]byte, error) {
-		record, err := r.Marshal()
-		if err != nil {
-			return nil, err
-		}
-		s, err := sign.All(record, keys)
+		s, err := sign.Release(r, keys)
 		if err != nil {
 			return nil, err
 		}

@@ -32,9 +32,8 @@ func TestInitrdIsOnceInTheBootLayer(t *testing.T) {
 // blobSize is the size of a tree's image with the compression that nearly all kernels get.
 func blobSize(t *testing.T, tree fstest.MapFS) int64 {
 	t.Helper()
-	var tar bytes.Buffer
-	writeTar(t, &tar, tree)
-	size, err := erofs.Convert(t.Context(), discard{}, &tar, erofs.Options{Compression: erofs.Zstd})
+	tar := bytes.NewReader(boottest.Tar(t, boottest.WithFolders(tree)))
+	size, err := erofs.Convert(t.Context(), discard{}, tar, erofs.Options{Compression: erofs.Zstd})
 	if err != nil {
 		t.Fatal(err)
 	}

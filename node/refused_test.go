@@ -64,18 +64,20 @@ type hostileList struct {
 	want       string
 }
 
+func signedBy(t *testing.T, record []byte, keys []sign.Key) trust.Signatures {
+	t.Helper()
+	s, err := sign.All(record, keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // hostileLists are all ways to have a node boot something that two of its three keys have not signed.
 func hostileLists(t *testing.T, keys []sign.Key) map[string]hostileList {
 	t.Helper()
 	stranger := newKey(t)
-	by := func(t *testing.T, record []byte, keys ...sign.Key) trust.Signatures {
-		t.Helper()
-		s, err := sign.All(record, keys)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
+	by := func(t *testing.T, record []byte, keys ...sign.Key) trust.Signatures { return signedBy(t, record, keys) }
 	only := func(keys ...sign.Key) func(*testing.T, []byte) trust.Signatures {
 		return func(t *testing.T, record []byte) trust.Signatures { return by(t, record, keys...) }
 	}
@@ -140,10 +142,7 @@ func foreign(t *testing.T, keys []sign.Key, record []byte) (all trust.Signatures
 func (h hostileList) apply(t *testing.T, r layout.Release, keys []sign.Key) (layout.Release, trust.Signatures) {
 	t.Helper()
 	record := must(t, r)
-	s, err := sign.All(record, keys[:2])
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := signedBy(t, record, keys[:2])
 	if h.signatures != nil {
 		s = h.signatures(t, record)
 	}
@@ -153,9 +152,11 @@ func (h hostileList) apply(t *testing.T, r layout.Release, keys []sign.Key) (lay
 	}
 	r.Signatures = nil
 	if len(s) > 0 {
-		if r.Signatures, err = s.Marshal(); err != nil {
+		b, err := s.Marshal()
+		if err != nil {
 			t.Fatal(err)
 		}
+		r.Signatures = b
 	}
 	return r, s
 }
@@ -236,11 +237,7 @@ func TestSealedStoreRefuses(t *testing.T) {
 	}
 	lists := hostileLists(t, keys)
 	lists["an old one"] = hostileList{signatures: func(t *testing.T, record []byte) trust.Signatures {
-		s, err := sign.All(record, keys)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
+		return signedBy(t, record, keys)
 	}, want: "its epoch is 0"}
 	for name, h := range lists {
 		r, _ := h.apply(t, genuine, keys)

@@ -53,11 +53,7 @@ func signs(t *testing.T, src source.Ref, a release.Artifact, keys ...sign.Key) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	record, err := a.Release.Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := sign.All(record, keys)
+	s, err := sign.Release(a.Release, keys)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/trust"
 	"github.com/kairos-buildkit/kairos/trust/sign"
+	"github.com/kairos-buildkit/kairos/trust/trusttest"
 )
 
 // repository is one in memory.
@@ -39,19 +40,7 @@ func (r *repository) Referrers(context.Context, layout.Digest, string) ([]ocispe
 func (r *repository) add(t *testing.T, a Artifact, keys ...sign.Key) {
 	t.Helper()
 	if len(keys) > 0 {
-		record, err := a.Release.Marshal()
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err := sign.All(record, keys)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := s.Marshal()
-		if err != nil {
-			t.Fatal(err)
-		}
-		a.Signatures = r.put(layout.SignaturesType, b)
+		a.Signatures = r.put(layout.SignaturesType, trusttest.Signed(t, a.Release, keys...))
 	}
 	manifest, record, err := a.Marshal()
 	if err != nil {

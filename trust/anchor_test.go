@@ -9,6 +9,7 @@ import (
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/trust"
 	"github.com/kairos-buildkit/kairos/trust/sign"
+	"github.com/kairos-buildkit/kairos/trust/trusttest"
 )
 
 func keys(t *testing.T, n int) (all []sign.Key) {
@@ -40,19 +41,8 @@ func signedRelease(t *testing.T, epoch int64, all []sign.Key) layout.Release {
 	d := layout.SHA256([32]byte{7})
 	l := layout.Layer{DiffID: d, Size: 4096, RootHash: d.Hex()}
 	r := layout.Release{Version: "v1", Config: d, Arch: "amd64", Epoch: epoch, Layers: []layout.Layer{l, l}}
-	record, err := r.Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(all) == 0 {
-		return r
-	}
-	s, err := sign.All(record, all)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.Signatures, err = s.Marshal(); err != nil {
-		t.Fatal(err)
+	if len(all) > 0 {
+		r.Signatures = trusttest.Signed(t, r, all...)
 	}
 	return r
 }

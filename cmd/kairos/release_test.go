@@ -1,14 +1,11 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"io"
-	"io/fs"
 	"log"
-	"maps"
 	"net/http/httptest"
 	"path"
 	"slices"
@@ -52,36 +49,7 @@ func bootableLayers(t *testing.T) (layers [][]byte) {
 		layout.ImageBootManifest: file(made.Manifest.Marshal()),
 		layout.ImageSystemdBoot:  file(boottest.Program("systemd-boot")),
 	}, {layout.ImageRelease: file([]byte("KAIROS_VERSION=v1\n"))}} {
-		all := maps.Clone(tree)
-		for p := range tree {
-			for dir := path.Dir(p); dir != "."; dir = path.Dir(dir) {
-				all[dir] = &fstest.MapFile{Mode: fs.ModeDir | 0o755}
-			}
-		}
-		var b bytes.Buffer
-		w := tar.NewWriter(&b)
-		for _, p := range slices.Sorted(maps.Keys(all)) {
-			f := all[p]
-			h := &tar.Header{Typeflag: tar.TypeReg, Name: p, Mode: int64(f.Mode.Perm()), Size: int64(len(f.Data))}
-			switch {
-			case f.Mode.IsDir():
-				h.Typeflag, h.Size = tar.TypeDir, 0
-			case f.Mode&fs.ModeSymlink != 0:
-				h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, string(f.Data), 0
-			}
-			if err := w.WriteHeader(h); err != nil {
-				t.Fatal(err)
-			}
-			if h.Size > 0 {
-				if _, err := w.Write(f.Data); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
-		layers = append(layers, b.Bytes())
+		layers = append(layers, boottest.Tar(t, boottest.WithFolders(tree)))
 	}
 	return layers
 }

@@ -109,11 +109,7 @@ func (o *signOptions) run(ctx context.Context, name string, s streams) error {
 func signRelease(
 	ctx context.Context, to *registry.Repository, a release.Artifact, keys []sign.Key, s streams,
 ) error {
-	record, err := a.Release.Marshal()
-	if err != nil {
-		return err
-	}
-	all, err := sign.All(record, keys)
+	all, err := sign.Release(a.Release, keys)
 	if err != nil {
 		return err
 	}

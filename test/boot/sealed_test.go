@@ -35,32 +35,10 @@ func (img *image) seal(t *testing.T, key sign.Key, cmdline string) {
 		t.Fatal(err)
 	}
 	img.release.UKI = layout.SHA256(sum)
-	img.release.Signatures = signatures(t, img.release, key)
+	img.release.Signatures = trusttest.Signed(t, img.release, key)
 	if err := store.New(img.dir).AddRelease(img.release); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func record(t *testing.T, r layout.Release) []byte {
-	t.Helper()
-	b, err := r.Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-func signatures(t *testing.T, r layout.Release, keys ...sign.Key) []byte {
-	t.Helper()
-	s, err := sign.All(record(t, r), keys)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := s.Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 // A sealed disk boots what its key has signed.

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/trust"
 )
 
@@ -116,6 +117,15 @@ func (k Key) Sign(record []byte) (trust.Signature, error) {
 		return trust.Signature{}, fmt.Errorf("sign with key %s: %w", k.ID, err)
 	}
 	return s, nil
+}
+
+// Release signs a release: its record, release.json.
+func Release(r layout.Release, keys []Key) (trust.Signatures, error) {
+	record, err := r.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	return All(record, keys)
 }
 
 // All signs the record with several keys, and returns the record of their signatures.

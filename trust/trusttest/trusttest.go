@@ -4,6 +4,7 @@ package trusttest
 import (
 	"testing"
 
+	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/trust"
 	"github.com/kairos-buildkit/kairos/trust/sign"
 )
@@ -16,6 +17,20 @@ func Key(t testing.TB, algorithm string) sign.Key {
 		t.Fatal(err)
 	}
 	return k
+}
+
+// Signed are the signatures of a release by keys, as they lie beside it.
+func Signed(t testing.TB, r layout.Release, keys ...sign.Key) []byte {
+	t.Helper()
+	all, err := sign.Release(r, keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := all.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 // Anchor wants so many of the keys to have signed.

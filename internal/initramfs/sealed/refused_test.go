@@ -61,25 +61,8 @@ func publish(t *testing.T, key sign.Key, version string, epoch, floor int64) gen
 		d := layout.SHA256(sha256.Sum256(fmt.Appendf(nil, "layer %d of %s", i, version)))
 		r.Layers = append(r.Layers, layout.Layer{DiffID: d, Size: 4096, RootHash: d.Hex()})
 	}
-	r.Signatures = signedBy(t, r, key)
+	r.Signatures = trusttest.Signed(t, r, key)
 	return genuine{r, made.UKI, inInitrd(t, made.Initrd)}
-}
-
-func signedBy(t *testing.T, r layout.Release, keys ...sign.Key) []byte {
-	t.Helper()
-	record, err := r.Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := sign.All(record, keys)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := s.Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 // inInitrd returns trust.json as it stands in an initrd.

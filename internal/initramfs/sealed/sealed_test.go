@@ -76,16 +76,7 @@ func disk(t *testing.T, r, signed layout.Release, keys ...sign.Key) medium.Sourc
 	b, err := r.Marshal()
 	put(layout.ReleasePath(r.ID()), b, err)
 	if len(keys) > 0 {
-		b, err := signed.Marshal()
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err := sign.All(b, keys)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err = s.Marshal()
-		put(layout.ReleaseSignaturesPath(r.ID()), b, err)
+		put(layout.ReleaseSignaturesPath(r.ID()), trusttest.Signed(t, signed, keys...), nil)
 	}
 	return medium.Source{Device: "/dev/vda5", Store: store, Boot: layout.Boot{Release: r.ID()}}
 }
