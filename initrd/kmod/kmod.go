@@ -115,7 +115,7 @@ func contains(list []string, s string) bool {
 }
 
 // Glob matches as fnmatch(3) does without flags: '*' any string, '?' any byte, '[a-c]' a
-// byte of the set. It takes time linear in the text for each star of the pattern.
+// byte of the set, '\' the byte after it. It takes time linear in the text for each star of the pattern.
 func Glob(pattern, s string) bool {
 	p, i := 0, 0
 	star, mark := -1, 0
@@ -153,9 +153,8 @@ func matchOne(pattern string, c byte) (int, bool) {
 			return end + 1, inSet(pattern[1:end], c)
 		}
 	case '\\':
-		if len(pattern) > 1 {
-			return 2, pattern[1] == c
-		}
+		// A backslash that quotes nothing matches nothing, as with fnmatch.
+		return 2, len(pattern) > 1 && pattern[1] == c
 	}
 	return 1, pattern[0] == c
 }

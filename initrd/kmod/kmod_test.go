@@ -35,6 +35,7 @@ func TestGlob(t *testing.T) {
 		{"usb:v0419pAACEd010[0-9]dc*", "usb:v0419pAACEd010Adc00", false},
 		{"usb:v0419pAACEd010[!0-9]dc*", "usb:v0419pAACEd010Adc00", true},
 		{"*", "", true}, {"", "", true}, {"", "x", false}, {"a*", "a", true}, {"a?", "a", false}, {"[", "[", true},
+		{`\*`, "*", true}, {`\*`, "x", false}, {`\`, `\`, false}, {`*\`, `a\`, false}, {`a\`, "a", false},
 		{"a**b", "ab", true},
 	} {
 		if got := Glob(c.pattern, c.s); got != c.want {
