@@ -173,6 +173,8 @@ func (m *Machine) dropTrial(ctx context.Context) error {
 	return m.FS.Remove(filepath.Join(m.Recovery.Dir(), layout.FailurePath(slots.Trial.ID)))
 }
 
+const neverUp = "it was started once and did not come up: it stopped before it could say why"
+
 // rememberTrial keeps on STATE why a recovery system on trial has failed: it goes from RECOVERY.
 func (m *Machine) rememberTrial(t layout.Entry) error {
 	failed := api.RecoveryTrial{State: api.TrialFailed, Slot: *m.slot(os.DirFS(m.Recovery.Dir()), t)}
@@ -181,9 +183,7 @@ func (m *Machine) rememberTrial(t layout.Entry) error {
 	case failed.Problem != "":
 		failed.Failure = &api.Failure{Reason: failed.Problem}
 	default:
-		failed.Failure = &api.Failure{
-			Reason: "it was started once and did not come up: it stopped before it could say why",
-		}
+		failed.Failure = &api.Failure{Reason: neverUp}
 		if log := m.pstore(); log != "" {
 			failed.Failure = &api.Failure{Reason: panicReason(log), Log: printable(log)}
 		}

@@ -223,6 +223,13 @@ func TestRecoveryTrial(t *testing.T) {
 					report != "" && got.Failure.Reason != report {
 					t.Errorf("%+v: %+v", got, got.Failure)
 				}
+				_, err := m.Upgrade(
+					t.Context(), UpgradeOptions{Source: c.source(), Recovery: true, UnlessFailed: true})
+				var failed *FailedError
+				if !errors.As(err, &failed) || failed.Release != c.id ||
+					!strings.Contains(err.Error(), got.Failure.Reason) {
+					t.Errorf("who repeats the command by itself gets %v", err)
+				}
 			}
 
 			// A recovery system that lost a layer meanwhile does not pass, and says so.

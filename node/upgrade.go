@@ -418,6 +418,11 @@ func (m *Machine) upgradeRecovery(
 	if err := m.settleRecovery(ctx); err != nil {
 		return r, err
 	}
+	if o.UnlessFailed {
+		if err := m.refuseFailedRecovery(r); err != nil {
+			return r, err
+		}
+	}
 	slots, err := m.ESP.State()
 	if err != nil {
 		return r, err

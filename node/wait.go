@@ -43,14 +43,26 @@ func (m *Machine) refuseFailed(slots loader.State, r api.Result) error {
 		if f := m.slot(os.DirFS(m.State.Dir()), e).Failure; f != nil && f.Reason != "" {
 			reason = f.Reason
 		}
-		name := r.Release
-		if r.Version != "" {
-			name += " (" + r.Version + ")"
-		}
-		return &FailedError{r.Release, &RefusedError{fmt.Sprintf("release %s has failed on this node: %s. "+
-			"The same command without --unless-failed and --wait tries it again", name, reason)}}
+		return hasFailed(r, reason)
 	}
 	return nil
+}
+
+// refuseFailedRecovery refuses a release that has failed as a recovery system, and is still known for that.
+func (m *Machine) refuseFailedRecovery(r api.Result) error {
+	if t := failedTrial(os.DirFS(m.State.Dir())); t != nil && t.Release == r.Release {
+		return hasFailed(r, trialFailure(t).Reason)
+	}
+	return nil
+}
+
+func hasFailed(r api.Result, reason string) error {
+	name := r.Release
+	if r.Version != "" {
+		name += " (" + r.Version + ")"
+	}
+	return &FailedError{r.Release, &RefusedError{fmt.Sprintf("release %s has failed on this node: %s. "+
+		"The same command without --unless-failed and --wait tries it again", name, reason)}}
 }
 
 const usedUp = "it used up its tries"
@@ -64,12 +76,31 @@ func Wait(
 	look func() (api.Status, error),
 	every time.Duration,
 ) (api.Result, error) {
+	return wait(ctx, look, every, func(s api.Status) (api.Result, bool, error) { return settled(s, release) })
+}
+
+// WaitRecovery waits likewise until a release is the recovery system, or has failed as one and the old one stays.
+func WaitRecovery(
+	ctx context.Context,
+	release string,
+	look func() (api.Status, error),
+	every time.Duration,
+) (api.Result, error) {
+	return wait(ctx, look, every, func(s api.Status) (api.Result, bool, error) { return settledRecovery(s, release) })
+}
+
+func wait(
+	ctx context.Context,
+	look func() (api.Status, error),
+	every time.Duration,
+	settled func(api.Status) (r api.Result, done bool, err error),
+) (api.Result, error) {
 	for {
 		s, err := look()
 		if err != nil && !errors.Is(err, ErrNotKnown) {
 			return api.Result{}, err
 		}
-		r, done, err := settled(s, release)
+		r, done, err := settled(s)
 		if done || err != nil {
 			return r, err
 		}
@@ -118,4 +149,33 @@ func settled(s api.Status, release string) (r api.Result, done bool, err error) 
 		return r, false, nil // until the machine restarts
 	}
 	return r, false, refuse("release %s does not boot next on this node: see `kairos-apply status`", release)
+}
+
+// settledRecovery says the same of a release that is to be the recovery system.
+func settledRecovery(s api.Status, release string) (r api.Result, done bool, err error) {
+	if s.Mode == api.ModeLive || s.Mode == api.ModeNone {
+		return r, false, ErrNotInstalled
+	}
+	r.Release, r.Recovery = release, true
+	if t := s.RecoveryTrial; t != nil && t.Release == release {
+		r.Version = t.Version
+		if t.State != api.TrialFailed {
+			return r, false, nil // until it has the old one's place
+		}
+		r.Outcome, r.Failure = api.OutcomeFellBack, trialFailure(t)
+		return r, true, nil
+	}
+	if s.Recovery != nil && s.Recovery.Release == release {
+		r.Version, r.Outcome = s.Recovery.Version, api.OutcomeBlessed
+		return r, true, nil
+	}
+	return r, false, refuse("release %s is not this node's recovery system, and none that is tried: "+
+		"see `kairos-apply status`", release)
+}
+
+func trialFailure(t *api.RecoveryTrial) *api.Failure {
+	if t.Failure == nil {
+		return &api.Failure{Reason: neverUp}
+	}
+	return t.Failure
 }

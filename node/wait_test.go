@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/kairos-buildkit/kairos/api"
 )
 
@@ -61,6 +63,58 @@ func TestWait(t *testing.T) {
 				}
 				if r.Outcome != c.outcome || c.reason != "" && (r.Failure == nil || r.Failure.Reason != c.reason) {
 					t.Errorf("%+v", r)
+				}
+			})
+		})
+	}
+}
+
+// What becomes of a recovery system is known when it has the old one's place, or when it has failed.
+func TestWaitForRecovery(t *testing.T) {
+	installed := func(recovery string, trial *api.RecoveryTrial) api.Status {
+		return api.Status{Mode: api.ModeInstalled, Recovery: &api.Slot{Release: recovery}, RecoveryTrial: trial}
+	}
+	trial := func(state, why string) *api.RecoveryTrial {
+		t := &api.RecoveryTrial{State: state, Slot: api.Slot{Release: "b"}}
+		if why != "" {
+			t.Failure = &api.Failure{Reason: why, Log: "log"}
+		}
+		return t
+	}
+	on := func(state string) api.Status { return installed("a", trial(state, "")) }
+	for name, c := range map[string]struct {
+		states  []api.Status
+		outcome string
+		failure *api.Failure
+		fails   string
+	}{
+		"tried, then there": {[]api.Status{
+			on(api.TrialPending), on(api.TrialRunning), on(api.TrialPassed), installed("b", nil),
+		}, api.OutcomeBlessed, nil, ""},
+		"there already": {[]api.Status{installed("b", nil)}, api.OutcomeBlessed, nil, ""},
+		"failed": {[]api.Status{on(api.TrialPending), installed("a", trial(api.TrialFailed, "no disk"))},
+			api.OutcomeFellBack, &api.Failure{Reason: "no disk", Log: "log"}, ""},
+		"failed without a word": {[]api.Status{on(api.TrialFailed)}, api.OutcomeFellBack,
+			&api.Failure{Reason: neverUp}, ""},
+		"passed, never healthy after it": {[]api.Status{on(api.TrialPassed)}, "", nil,
+			"neither blessed nor given up"},
+		"another one": {[]api.Status{installed("a", nil)}, "", nil, "not this node's recovery system"},
+		"a medium":    {[]api.Status{{Mode: api.ModeLive}}, "", nil, "live medium"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				asked := 0
+				r, err := WaitRecovery(ctx, "b", func() (api.Status, error) {
+					asked++
+					return c.states[min(asked, len(c.states))-1], nil
+				}, time.Second)
+				if (err == nil) != (c.fails == "") || err != nil && !strings.Contains(err.Error(), c.fails) {
+					t.Fatalf("%+v, %v", r, err)
+				}
+				if d := cmp.Diff(c.failure, r.Failure); r.Outcome != c.outcome || d != "" {
+					t.Errorf("%+v: %s", r, d)
 				}
 			})
 		})

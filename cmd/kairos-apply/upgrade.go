@@ -72,36 +72,40 @@ func (a *app) activate(
 	}
 	return a.privately(ctx, func() error {
 		var then afterwards
-		var release string
-		var onTrial bool
+		var r api.Result
 		err := a.locked(ctx, a.waitLock, node.Open, func(m *node.Machine) error {
 			p := a.progress()
-			r, next, err := do(m, p.show)
+			var err error
+			r, then, err = do(m, p.show)
 			p.end()
-			release, then, onTrial = r.Release, next, r.OnTrial
-			if err != nil || wait && !node.RestartWanted("/") {
+			if err != nil || wait && !toRestart(r) {
 				return err
 			}
 			return a.printResult(r, unchanged)
 		})
-		if failed := (*node.FailedError)(nil); wait && errors.As(err, &failed) {
-			release, err = failed.Release, nil
+		if wait && errors.As(err, new(*node.FailedError)) {
+			err = nil // of which waiting tells
 		}
 		switch {
 		case err != nil:
 			return err
-		case (node.RestartWanted("/") || onTrial) && !wait:
+		case !wait && (node.RestartWanted("/") || r.OnTrial):
 			return then.do(ctx)
-		case node.RestartWanted("/"):
-			if s, err := node.Look("/"); (err == nil || errors.Is(err, node.ErrNotKnown)) && active(s, release) {
-				return afterwards{reboot: true}.do(ctx)
-			}
-		}
-		if !wait {
+		case !wait:
 			return nil
+		case toRestart(r) && (r.Recovery || isActive(r.Release)):
+			return afterwards{reboot: true}.do(ctx)
 		}
-		return a.waitFor(ctx, release, waitTimeout)
+		return a.waitFor(ctx, r.Release, r.Recovery, waitTimeout)
 	})
+}
+
+// toRestart says whether a release that somebody waits for is decided by a restart.
+func toRestart(r api.Result) bool {
+	if r.Recovery {
+		return r.OnTrial
+	}
+	return node.RestartWanted("/")
 }
 
 func (a *app) upgrade() *cobra.Command {
@@ -153,7 +157,8 @@ short then, and fetches nothing. A gc in between takes it away again.
 
 With --wait the machine is restarted, which ends the command with it. The same command after that, such as
 over a new connection, does not upgrade again: it ends when the release is blessed, with 0, or when it has
-failed and another one runs, with 10. kairos-apply wait does only that.
+failed and another one runs, with 10. With --recovery it ends when the new recovery system has the old one's
+place, or has failed and the old one keeps it. kairos-apply wait does only that.
 
 With -o json the output is one object: release, version, changed (whether another release
 boots next than before), onTrial (a new recovery system is started once),
@@ -205,11 +210,6 @@ api calls an UpgradeCheck.
 				if o.StageOnly && (wait || o.Recovery || power.reboot || power.poweroff) {
 					return r, then, &usageError{errors.New("--stage activates nothing: " +
 						"leave out --wait, --recovery, --reboot and --poweroff")}
-				}
-				if wait && o.Recovery {
-					return r, then, &usageError{
-						errors.New("--wait: of a recovery system's trial `kairos-apply status` tells"),
-					}
 				}
 				r, err = m.Upgrade(c.Context(), o)
 				if o.StageOnly {
