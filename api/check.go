@@ -23,6 +23,8 @@ type UpgradeCheck struct {
 	// far as that can be known before the layers are there.
 	Outcome string `json:"outcome"`
 	Reason  string `json:"reason,omitempty"`
+	// Accepted are the requirements of the node's policies that accept the image; none where there is no policy.
+	Accepted []Acceptance `json:"accepted,omitempty"`
 	// Layers are the image's layers, Missing those of them that the node does not have.
 	Layers  int `json:"layers"`
 	Missing int `json:"missing"`

@@ -74,6 +74,9 @@ type Slot struct {
 	// Refused says why the running system does not accept the release as it is: signatures, epoch, architecture. It is
 	// empty where the running system asks for nothing.
 	Refused string `json:"refused,omitempty"`
+	// Accepted are the requirements of the node's policies that had accepted the image when it came; none where there
+	// was no policy.
+	Accepted []Acceptance `json:"accepted,omitempty"`
 	// Blessed says that the release has proved healthy. One that has not has tries.
 	Blessed   bool `json:"blessed"`
 	TriesLeft int  `json:"triesLeft"`
@@ -117,6 +120,18 @@ type Signature struct {
 	// Trusted says that the key is one of [Trust].Keys, and has signed this release. Signatures of other keys cannot
 	// be verified: their public keys are not here.
 	Trusted bool `json:"trusted"`
+}
+
+// Acceptance is a requirement of a policy that an image has met.
+type Acceptance struct {
+	// Scope is the scope of the policy that the image was in, such as "transports.docker registry.example/os", or
+	// "default".
+	Scope string `json:"scope"`
+	// Requirement is its type, such as "sigstoreSigned" or "insecureAcceptAnything".
+	Requirement string `json:"requirement"`
+	// Signers are who has signed the image, for this requirement: the file and digest of a key, or an identity with
+	// who says so. None where the requirement asks for no signature.
+	Signers []string `json:"signers,omitempty"`
 }
 
 // Failure is why a release failed.

@@ -43,8 +43,11 @@ var errNoImage = errors.New("it is not a container image")
 // platform. The error is an [UnfitError] where all are for others.
 func Read(ctx context.Context, from Blobs, o Options, descs ...ocispec.Descriptor) (*Image, error) {
 	c := &chooser{blobs: from, options: o}
-	if err := c.look(ctx, descs, 0); err != nil {
-		return nil, err
+	for _, d := range descs {
+		c.root = d
+		if err := c.look(ctx, []ocispec.Descriptor{d}, 0); err != nil {
+			return nil, err
+		}
 	}
 	img, err := c.choose(ctx)
 	if err != nil {
@@ -57,6 +60,7 @@ func Read(ctx context.Context, from Blobs, o Options, descs ...ocispec.Descripto
 type chooser struct {
 	blobs   Blobs
 	options Options
+	root    ocispec.Descriptor // of those that were given, the one that is looked at
 	found   []candidate
 	looked  int   // indexes and manifests so far
 	other   error // why a descriptor is no image
@@ -64,6 +68,7 @@ type chooser struct {
 
 // candidate is a manifest, and the platform that it is for.
 type candidate struct {
+	root     ocispec.Descriptor // which of the descriptors led to it
 	desc     ocispec.Descriptor
 	platform ocispec.Platform
 }
@@ -99,7 +104,7 @@ func (c *chooser) look(ctx context.Context, descs []ocispec.Descriptor, depth in
 				return err
 			}
 		case d.Platform != nil && d.Platform.Architecture != "":
-			c.found = append(c.found, candidate{d, platforms.Normalize(*d.Platform)})
+			c.found = append(c.found, candidate{c.root, d, platforms.Normalize(*d.Platform)})
 		default:
 			_, config, _, err := c.read(ctx, d)
 			if errors.Is(err, errNoImage) {
@@ -109,7 +114,7 @@ func (c *chooser) look(ctx context.Context, descs []ocispec.Descriptor, depth in
 			if err != nil {
 				return err
 			}
-			c.found = append(c.found, candidate{d, platforms.Normalize(config.Platform)})
+			c.found = append(c.found, candidate{c.root, d, platforms.Normalize(config.Platform)})
 		}
 	}
 	return nil
@@ -204,6 +209,7 @@ func (c *chooser) image(ctx context.Context, f candidate) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	img.Index = layout.Digest(f.root.Digest)
 	img.Manifest = ocispec.Descriptor{MediaType: f.desc.MediaType, Digest: f.desc.Digest, Size: f.desc.Size}
 	return img, nil
 }

@@ -37,6 +37,11 @@ func ReleasePath(id string) string { return path.Join(ReleasesDir, id, ReleaseFi
 // store: one line. See [MarshalOrigin].
 func ReleaseOriginPath(id string) string { return path.Join(ReleasesDir, id, "image") }
 
+// ReleaseAcceptancePath returns the path of the file that says which requirements of a policy have accepted a release
+// when it came, and who had signed it, relative to the store: JSON, a list of api.Acceptance. People read it; nobody
+// believes it.
+func ReleaseAcceptancePath(id string) string { return path.Join(ReleasesDir, id, "accepted.json") }
+
 // ReleaseSignaturesPath returns the path of the file with a release's signatures, relative to the store.
 func ReleaseSignaturesPath(id string) string { return path.Join(ReleasesDir, id, "release.sig") }
 

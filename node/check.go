@@ -49,7 +49,7 @@ func (m *Machine) CheckUpgrade(ctx context.Context, o CheckOptions) (c api.Upgra
 		return refused(err)
 	}
 	defer func() { err = errors.Join(err, img.Close()) }()
-	c.Release, c.Version = layout.ReleaseID(img.ConfigDigest), img.Version()
+	c.Release, c.Version, c.Accepted = layout.ReleaseID(img.ConfigDigest), img.Version(), img.Accepted
 	if err := m.compare(ctx, &c, img, o); err != nil {
 		return c, err
 	}

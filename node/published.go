@@ -33,7 +33,9 @@ type published struct {
 // format of those that the store has already. nil where there is none.
 //
 // The release of an image that is named by its digest is left alone, since nothing ties its roots to that digest: the
-// layers themselves are compared with it, and converted here.
+// layers themselves are compared with it, and converted here. So it is with an image that was accepted for the
+// signature
+// of its digest.
 func (m *Machine) published(
 	ctx context.Context,
 	s *store.Store,
@@ -48,7 +50,8 @@ func (m *Machine) published(
 	return p
 }
 
-// findPublished is published, and says why there is none: [release.ErrNone] where nothing is beside the image. With an
+// findPublished is published, and says why there is none: [release.ErrNone] where nothing is beside the image. With
+// an
 // anchor it is a release that this accepts: then the image may be named by its digest, too.
 func (m *Machine) findPublished(
 	ctx context.Context,
@@ -76,6 +79,9 @@ func (m *Machine) findPublished(
 	}
 	if err == nil && anchor == nil && strings.Contains(img.Ref, "@") {
 		err = errors.New("the image is named by its digest, and the release is not signed")
+	}
+	if err == nil && anchor == nil && signedOnly(img) {
+		err = errors.New("the image was accepted for its signature, and the release is not signed")
 	}
 	if err == nil {
 		err = m.takes(s, a, has)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -138,6 +139,15 @@ func (m *Machine) stage(
 		return nil, err
 	}
 	progress.step(api.StepRelease, release.ID())
+	if len(img.Accepted) > 0 {
+		b, err := json.Marshal(img.Accepted)
+		if err == nil {
+			err = s.SetAcceptance(release.ID(), b)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 	if err := s.AddRelease(release); err != nil {
 		return nil, err
 	}

@@ -170,6 +170,7 @@ func (m *Machine) slot(dir fs.FS, e layout.Entry) *api.Slot {
 	out.Version, out.Image, out.Epoch = r.Version, r.Image, r.Epoch
 	if err == nil {
 		m.signers(r, out)
+		out.Accepted = acceptance(dir, e.ID)
 	}
 	for _, l := range r.Layers {
 		if have, ok, err := s.Layer(l.DiffID); err == nil && (!ok || have != l) {

@@ -152,7 +152,8 @@ func (m *Machine) target(o UpgradeOptions) (*store.Store, error) {
 	return m.Recovery, nil
 }
 
-// checkID refuses an image whose release would have the id of another one, here or in the recovery system: entries and
+// checkID refuses an image whose release would have the id of another one, here or in the recovery system: entries
+// and
 // boot files on the ESP are named by it.
 func (m *Machine) checkID(config layout.Digest) error {
 	for _, s := range []*store.Store{m.State, m.Recovery} {
@@ -181,7 +182,8 @@ func (m *Machine) image(ctx context.Context, e *fetch.Engine, o UpgradeOptions) 
 	})
 }
 
-// open opens an image by means of from, and refuses one that is not for this machine.
+// open opens an image by means of from, and refuses one that is not for this machine or that its policy does not
+// accept.
 func (m *Machine) open(
 	ctx context.Context,
 	o UpgradeOptions,
@@ -204,6 +206,9 @@ func (m *Machine) open(
 	}
 	if err := img.Check(); err != nil {
 		return nil, errors.Join(refuse("image %s: %v", o.Source, err), img.Close())
+	}
+	if err := m.allow(ctx, o.Source, img, where.Registry); err != nil {
+		return nil, errors.Join(err, img.Close())
 	}
 	return img, nil
 }

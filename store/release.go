@@ -83,6 +83,14 @@ func (s *Store) AddRelease(r layout.Release) error {
 	return nil
 }
 
+// SetAcceptance writes what has accepted a release, the content of [layout.ReleaseAcceptancePath].
+func (s *Store) SetAcceptance(id string, b []byte) error {
+	if err := s.replace(layout.ReleaseAcceptancePath(id), b); err != nil {
+		return fmt.Errorf("release %s: %w", id, err)
+	}
+	return nil
+}
+
 // replace writes a file of the store unless it has these bytes already.
 func (s *Store) replace(name string, b []byte) error {
 	path := s.path(name)
@@ -137,6 +145,7 @@ func (s *Store) removeRelease(id string) error {
 	path := s.path(layout.ReleasePath(id))
 	for _, name := range []string{
 		path, s.path(layout.ReleaseSignaturesPath(id)), s.path(layout.ReleaseOriginPath(id)),
+		s.path(layout.ReleaseAcceptancePath(id)),
 	} {
 		if err := s.fs.Remove(name); err != nil {
 			return fmt.Errorf("release %s: %w", id, err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -48,7 +49,7 @@ func statusText(w io.Writer, s api.Status) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	if err := trustText(w, s); err != nil {
+	if err := errors.Join(trustText(w, s), acceptedText(w, s)); err != nil {
 		return err
 	}
 	for _, p := range s.Problems {
@@ -122,17 +123,9 @@ func trustText(w io.Writer, s api.Status) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	type slot struct {
-		role string
-		*api.Slot
-	}
-	all := []slot{{"booted", s.Booted}, {"active", s.Active}, {"passive", s.Passive}, {"recovery", s.Recovery}}
-	for i := range s.Failed {
-		all = append(all, slot{"failed", &s.Failed[i]})
-	}
 	seen := map[string]bool{}
-	for _, x := range all {
-		if x.Slot == nil || seen[x.Release] && x.role != "recovery" { // recovery's has signatures of its own
+	for _, x := range slots(s) {
+		if seen[x.Release] && x.role != "recovery" { // recovery's has signatures of its own
 			continue
 		}
 		seen[x.Release] = true
@@ -159,6 +152,54 @@ func trustText(w io.Writer, s api.Status) error {
 		}
 	}
 	return nil
+}
+
+// acceptedBy says in words what has accepted an image.
+func acceptedBy(a api.Acceptance) string {
+	line := a.Requirement + " (" + a.Scope + ")"
+	if len(a.Signers) > 0 {
+		line += ", signed by " + strings.Join(a.Signers, ", ")
+	}
+	return line
+}
+
+// acceptedText says which requirements of the node's policies had accepted the releases.
+func acceptedText(w io.Writer, s api.Status) error {
+	seen := map[string]bool{}
+	for _, x := range slots(s) {
+		if len(x.Accepted) == 0 || seen[x.Release] && x.role != "recovery" {
+			continue
+		}
+		if len(seen) == 0 {
+			fmt.Fprintln(w, "\nThe policy has accepted:")
+		}
+		seen[x.Release] = true
+		for _, a := range x.Accepted {
+			if _, err := fmt.Fprintf(w, "%s, %s: %s\n", x.role, x.Release, acceptedBy(a)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// slot is a release in a role.
+type slot struct {
+	role string
+	*api.Slot
+}
+
+func slots(s api.Status) (all []slot) {
+	for _, x := range []slot{{"booted", s.Booted}, {"active", s.Active}, {"passive", s.Passive},
+		{"recovery", s.Recovery}} {
+		if x.Slot != nil {
+			all = append(all, x)
+		}
+	}
+	for i := range s.Failed {
+		all = append(all, slot{"failed", &s.Failed[i]})
+	}
+	return all
 }
 
 func plural(n int, what string) string {

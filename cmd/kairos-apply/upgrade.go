@@ -135,6 +135,9 @@ Registries are reached as /etc/containerd/certs.d says (containerd's hosts.toml:
 plain HTTP), with credentials from /etc/kairos/auth.json, /oem/auth.json or
 /root/.docker/config.json.
 
+Where /etc/containers/policy.json is there, in the image that runs or on the node, an image that it does not accept is
+refused before anything of it is fetched: unsigned, or signed by somebody else (docs/security.md).
+
 With --containerd the node's running daemon keeps what is fetched. The release's layers are its
 snapshots too, where its configuration has
   [plugins."io.containerd.snapshotter.v1.erofs"]

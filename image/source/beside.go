@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/kairos-buildkit/kairos/image"
@@ -24,6 +25,8 @@ type Repository interface {
 	// Referrers lists the manifests of a type whose subject has this digest; none is no error. Some registries do not
 	// say of which type one is: those are listed, too.
 	Referrers(ctx context.Context, subject layout.Digest, artifactType string) ([]ocispec.Descriptor, error)
+	// Resolve returns what a tag of the repository names. The error is errdefs.ErrNotFound where there is none.
+	Resolve(ctx context.Context, tag string) (ocispec.Descriptor, error)
 	// Range returns n bytes of a blob from off on, unchecked.
 	Range(ctx context.Context, desc ocispec.Descriptor, off, n int64) (io.ReadCloser, error)
 }
@@ -122,6 +125,16 @@ func (t ociTree) Referrers(
 		}
 	}
 	return all, nil
+}
+
+// Resolve implements Repository.
+func (t ociTree) Resolve(_ context.Context, tag string) (ocispec.Descriptor, error) {
+	for _, d := range t.index {
+		if d.Annotations[ocispec.AnnotationRefName] == tag {
+			return d, nil
+		}
+	}
+	return ocispec.Descriptor{}, fmt.Errorf("the layout has no tag %q: %w", tag, errdefs.ErrNotFound)
 }
 
 // Range implements Repository.

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/image"
 	"github.com/kairos-buildkit/kairos/image/registry"
 )
@@ -63,7 +64,9 @@ type Image struct {
 	image.Image
 	// Repository is where the image is, with what refers to it; nil where that is no registry and no OCI layout.
 	Repository Repository
-	close      func() error
+	// Accepted is what has accepted the image, where somebody was asked.
+	Accepted []api.Acceptance
+	close    func() error
 }
 
 // Close lets go of the source. The image cannot be read after it.

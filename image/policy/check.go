@@ -1,0 +1,127 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/kairos-buildkit/kairos/api"
+	"github.com/kairos-buildkit/kairos/image"
+	"github.com/kairos-buildkit/kairos/internal/bounded"
+	"github.com/kairos-buildkit/kairos/internal/follow"
+	"github.com/kairos-buildkit/kairos/layout"
+)
+
+// Repository is where an image is, with what is beside it.
+type Repository interface {
+	image.Blobs
+	// Resolve returns what a tag names. The error is errdefs.ErrNotFound where there is none.
+	Resolve(ctx context.Context, tag string) (ocispec.Descriptor, error)
+	// Referrers lists the manifests of a type whose subject has this digest; none is no error.
+	Referrers(ctx context.Context, subject layout.Digest, artifactType string) ([]ocispec.Descriptor, error)
+}
+
+// RefusedError says that a policy does not accept an image. Any other error says that nobody knows.
+type RefusedError struct{ What string }
+
+func (e *RefusedError) Error() string { return e.What }
+
+func refuse(format string, args ...any) error { return &RefusedError{fmt.Sprintf(format, args...)} }
+
+// Check asks the policy about an image, and returns what has accepted it: one for each requirement. The files that
+// the
+// policy names are in root. Nothing but what is beside the image is fetched.
+func (p *Policy) Check(ctx context.Context, s Subject, root fs.FS) ([]api.Acceptance, error) {
+	scope, all := p.requirements(s)
+	var accepted []api.Acceptance
+	for _, r := range all {
+		signers, err := r.check(ctx, s, root)
+		if refused := (*RefusedError)(nil); errors.As(err, &refused) {
+			return nil, refuse("%s: %s: %s", scope, r.kind, refused.What)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %s: %w", scope, r.kind, err)
+		}
+		accepted = append(accepted, api.Acceptance{Scope: scope, Requirement: r.kind, Signers: signers})
+	}
+	return accepted, nil
+}
+
+// check says who has signed an image for a requirement that it meets, or why it does not.
+func (r requirement) check(ctx context.Context, s Subject, root fs.FS) (signers []string, err error) {
+	switch {
+	case r.unsupported != "":
+		return nil, refuse("%s", r.unsupported)
+	case r.kind == typeReject:
+		return nil, refuse("no image from there is accepted")
+	case r.kind == typeAccept:
+		return nil, nil
+	case len(s.digests) == 0:
+		return nil, refuse("the image has no manifest there, so it cannot be signed: take it from a registry")
+	case s.from == nil:
+		return nil, refuse("nothing can be beside the image there, so it is not signed: take it from a registry")
+	}
+	keys, err := r.publicKeys(root)
+	if err != nil {
+		return nil, err
+	}
+	found, err := claims(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		return nil, refuse("the image %s is not signed: sign it with cosign", s.digests[0])
+	}
+	var why []string
+	for _, c := range found {
+		signer, err := c.verify(keys)
+		if err == nil {
+			err = c.fits(s, r.identity)
+		}
+		if err == nil {
+			return []string{signer}, nil
+		}
+		why = append(why, err.Error())
+	}
+	return nil, refuse("of %d signatures none is accepted: %s", len(found), strings.Join(why, "; "))
+}
+
+// Read returns the policy's file below a root, The error is fs.ErrNotExist where there is none.
+func Read(root fs.FS) ([]byte, error) { return readFile(root, File, maxSize) }
+
+// readFile reads a file of an image, whose links are absolute or not.
+func readFile(root fs.FS, name string, limit int64) ([]byte, error) {
+	real, _, err := follow.Links(root, name)
+	if err != nil {
+		return nil, err
+	}
+	return bounded.ReadFile(root, real, limit)
+}
+
+// maxKeySize bounds a file that a policy names, in bytes.
+const maxKeySize = 64 << 10
+
+// file is what a policy names, and what it is called.
+type file struct {
+	name    string
+	content []byte
+}
+
+// read returns the content of all files.
+func (m material) read(root fs.FS, what string) (all []file, err error) {
+	for _, name := range m.paths {
+		b, err := readFile(root, name, maxKeySize)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		all = append(all, file{name, b})
+	}
+	for i, b := range m.data {
+		all = append(all, file{fmt.Sprintf("%s %d of the policy", what, i+1), b})
+	}
+	return all, nil
+}

@@ -1,0 +1,339 @@
+package policy_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"log"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	testregistry "github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/kairos-buildkit/kairos/api"
+	"github.com/kairos-buildkit/kairos/image/policy"
+	"github.com/kairos-buildkit/kairos/image/policy/policytest"
+	"github.com/kairos-buildkit/kairos/image/registry"
+	"github.com/kairos-buildkit/kairos/image/source"
+	ours "github.com/kairos-buildkit/kairos/layout"
+)
+
+// newRegistry returns the host of a registry that this process serves.
+func newRegistry(t *testing.T) string {
+	t.Helper()
+	srv := httptest.NewServer(testregistry.New(
+		testregistry.Logger(log.New(io.Discard, "", 0)), testregistry.WithReferrersSupport(true),
+	))
+	t.Cleanup(srv.Close)
+	return strings.TrimPrefix(srv.URL, "http://")
+}
+
+func newImage(t *testing.T) v1.Image {
+	t.Helper()
+	img, err := random.Image(64, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.OS, config.Architecture = "linux", "amd64"
+	if img, err = mutate.ConfigFile(img, config); err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// push pushes an image, and returns its name with its digest.
+func push(t *testing.T, ref string, img v1.Image) name.Digest {
+	t.Helper()
+	to, err := name.ParseReference(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(to, img); err != nil {
+		t.Fatal(err)
+	}
+	return digestOf(t, to, img)
+}
+
+func digestOf(t *testing.T, of name.Reference, img interface{ Digest() (v1.Hash, error) }) name.Digest {
+	t.Helper()
+	d, err := img.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return of.Context().Digest(d.String())
+}
+
+// ask asks a policy about an image.
+func ask(t *testing.T, ref source.Ref, text string, root fs.FS) ([]api.Acceptance, error) {
+	t.Helper()
+	p, err := policy.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := source.Options{Platform: "linux/amd64", Registry: registry.Options{AuthFiles: []string{}}}
+	img, err := source.Open(t.Context(), ref, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close()
+	s, err := policy.Of(ref, img, func(name string) (policy.Repository, error) {
+		return registry.At(t.Context(), name, o.Registry)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p.Check(t.Context(), s, root)
+}
+
+func wantRefused(t *testing.T, err error, want string) {
+	t.Helper()
+	var refused *policy.RefusedError
+	if !errors.As(err, &refused) || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want a refusal with %q", err, want)
+	}
+}
+
+// keys has public keys as files, k0.pub and so on.
+func keys(all ...policytest.Key) fstest.MapFS {
+	root := fstest.MapFS{}
+	for i, k := range all {
+		root["etc/k"+string(rune('0'+i))+".pub"] = &fstest.MapFile{Data: k.Public}
+	}
+	return root
+}
+
+func signedBy(identity string, rest ...string) string {
+	if identity != "" {
+		identity = `,"signedIdentity":{"type":"` + identity + `"` + strings.Join(rest, "") + `}`
+	}
+	return `{"default":[{"type":"sigstoreSigned","keyPath":"/etc/k0.pub"` + identity + `}]}`
+}
+
+// What is accepted, and who has signed it.
+func TestAccepted(t *testing.T) {
+	host := newRegistry(t)
+	tag := host + "/x/os:v1"
+	ref := source.Ref{Kind: source.Registry, Name: tag}
+	img := newImage(t)
+	digest := push(t, tag, img)
+	key, second := policytest.NewKey(t), policytest.NewKey(t)
+	root := keys(key, second)
+	accepted := func(what string, ref source.Ref, text string, signers ...string) {
+		t.Helper()
+		got, err := ask(t, ref, text, root)
+		if err != nil || len(got) != max(1, len(signers)) {
+			t.Errorf("%s: %+v, %v", what, got, err)
+			return
+		}
+		for i, s := range signers {
+			if len(got[i].Signers) != 1 || !strings.HasPrefix(got[i].Signers[0], s) {
+				t.Errorf("%s: %+v, want %s", what, got, s)
+			}
+		}
+	}
+	got, err := ask(t, ref, `{"default":[{"type":"insecureAcceptAnything"}]}`, root)
+	if err != nil || len(got) != 1 || len(got[0].Signers) != 0 || got[0].Scope != "default" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	policytest.Sign(t, digest, policytest.Claim(t, digest, ""), key)
+	accepted("as cosign signs", ref, signedBy("matchRepository"), "/etc/k0.pub (sha256:")
+	policytest.Sign(t, digest, policytest.Claim(t, digest, tag), second, key)
+	accepted("the second signature", ref, signedBy(""), "/etc/k0.pub")
+	byDigest := source.Ref{Kind: source.Registry, Name: digest.Name()}
+	accepted("by its digest", byDigest, signedBy(""), "/etc/k0.pub")
+	accepted("two requirements", ref, `{"default":[{"type":"sigstoreSigned","keyPath":"/etc/k0.pub"},`+
+		`{"type":"sigstoreSigned","keyPath":"/etc/k1.pub"}]}`, "/etc/k0.pub", "/etc/k1.pub")
+	accepted("one of two keys", ref, `{"default":[{"type":"sigstoreSigned","keyDatas":["`+
+		base64.StdEncoding.EncodeToString(policytest.NewKey(t).Public)+`","`+
+		base64.StdEncoding.EncodeToString(key.Public)+`"]}]}`, "key 2 of the policy (sha256:")
+
+	// A mirror has the signature of what it mirrors.
+	mirror := newRegistry(t)
+	copied := push(t, mirror+"/os:v1", img)
+	policytest.Sign(t, copied, policytest.Claim(t, digest, tag), key)
+	accepted("a mirror's", source.Ref{Kind: source.Registry, Name: mirror + "/os:v1"},
+		signedBy("remapIdentity", `,"prefix":"`+mirror+`","signedPrefix":"`+host+`/x"`), "/etc/k0.pub")
+	dir := t.TempDir()
+	l, err := layout.Write(dir, empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signatures, err := remote.Image(digest.Tag(policy.SignatureTag(ours.Digest(digest.DigestStr()))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for tag, img := range map[string]v1.Image{
+		"v1": img, policy.SignatureTag(ours.Digest(digest.DigestStr())): signatures,
+	} {
+		named := layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": tag})
+		if err := l.AppendImage(img, named); err != nil {
+			t.Fatal(err)
+		}
+	}
+	accepted("a layout's", source.Ref{Kind: source.OCILayout, Name: dir + ":v1"},
+		signedBy("exactReference", `,"dockerReference":"`+tag+`"`), "/etc/k0.pub")
+
+	// Whoever signs an index signs what it lists.
+	index := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: img})
+	to, err := name.ParseReference(host + "/x/all:v1")
+	if err == nil {
+		err = remote.WriteIndex(to, index)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := digestOf(t, to, index)
+	policytest.Sign(t, all, policytest.Claim(t, all, ""), key)
+	accepted("an index", source.Ref{Kind: source.Registry, Name: to.Name()}, signedBy("matchRepository"),
+		"/etc/k0.pub")
+
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []policytest.Key{
+		policytest.KeyOf(t, rsaKey), policytest.KeyOf(t, p384), policytest.KeyOf(t, ed),
+	} {
+		root = keys(k)
+		policytest.Sign(t, digest, policytest.Claim(t, digest, ""), k)
+		accepted("another kind of key", ref, signedBy("matchRepository"), "/etc/k0.pub")
+	}
+}
+
+// What is refused, each with its reason.
+func TestRefused(t *testing.T) {
+	host := newRegistry(t)
+	tag := host + "/x/os:v1"
+	ref := source.Ref{Kind: source.Registry, Name: tag}
+	img := newImage(t)
+	digest := push(t, tag, img)
+	other := push(t, host+"/x/other:v1", newImage(t))
+	key, stranger := policytest.NewKey(t), policytest.NewKey(t)
+	root := keys(key)
+	refused := func(what, text, want string) {
+		t.Helper()
+		_, err := ask(t, ref, text, root)
+		t.Run(what, func(t *testing.T) { wantRefused(t, err, want) })
+	}
+	refused("reject", `{"default":[{"type":"insecureAcceptAnything"}],"transports":{"docker":{"`+host+
+		`/x":[{"type":"reject"}]}}}`, "transports.docker "+host+"/x: reject: no image from there")
+	refused("GPG", `{"default":[{"type":"signedBy","keyPath":"/k"}]}`, "signedBy (GPG) is not checked here")
+	refused("both", `{"default":[{"type":"insecureAcceptAnything"},{"type":"reject"}]}`, "no image from there")
+	repository := signedBy("matchRepository")
+	refused("unsigned", repository, "is not signed")
+
+	claim := policytest.Claim(t, digest, "")
+	policytest.Sign(t, digest, claim, stranger)
+	refused("a stranger's", repository, "of 1 signatures none is accepted: it is none of /etc/k0.pub (sha256:")
+	policytest.Sign(t, digest, policytest.Claim(t, other, ""), key)
+	refused("another digest's", repository, `it is for the digest "`+other.DigestStr())
+	policytest.Sign(t, digest, policytest.Claim(t, digest, host+"/x/other"), key)
+	refused("another repository's", repository,
+		"it is for "+host+"/x/other, and signedIdentity (matchRepository) wants "+
+			host+"/x/os")
+	policytest.Sign(t, digest, claim, key)
+	refused("for no tag", signedBy(""), "that is signedIdentity matchRepository")
+	policytest.Sign(t, digest, policytest.Claim(t, digest, host+"/x/os:v2"), key)
+	refused("another tag's", signedBy(""), "wants "+tag)
+	refused("one of two requirements",
+		`{"default":[{"type":"sigstoreSigned","keyPath":"/etc/k0.pub","signedIdentity":`+
+			`{"type":"matchRepository"}},{"type":"reject"}]}`, "no image from there")
+
+	signature, err := key.SignMessage(bytes.NewReader(claim))
+	if err != nil {
+		t.Fatal(err)
+	}
+	policytest.Push(t, digest, policytest.Layer(append(claim, ' '), signature, nil))
+	refused("a changed claim", repository, "it is none of")
+	policytest.Push(t, digest, policytest.Layer(claim, nil, nil))
+	refused("no signature", repository, "it is none of")
+	policytest.Push(t, digest, policytest.Layer(claim, signature, map[string]string{
+		"dev.cosignproject.cosign/signature": "?",
+	}))
+	refused("no base64", repository, "illegal base64")
+	policytest.Push(t, digest, policytest.Layer(bytes.Repeat([]byte{' '}, 65<<10), signature, nil))
+	refused("a large claim", repository, "more than 65536")
+	var kind map[string]map[string]any
+	if err := json.Unmarshal(claim, &kind); err != nil {
+		t.Fatal(err)
+	}
+	kind["critical"]["type"] = "atomic container signature"
+	b, err := json.Marshal(kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	policytest.Sign(t, digest, b, key)
+	refused("another type", repository, `has the type "atomic container signature"`)
+	policytest.Push(t, digest)
+	refused("an empty list", repository, "is not signed")
+
+	for kind, name := range map[source.Kind]string{source.Directory: t.TempDir()} {
+		_, err := ask(t, source.Ref{Kind: kind, Name: name}, repository, root)
+		wantRefused(t, err, "has no manifest there")
+	}
+
+	// What cannot be read is no refusal: another try may find it.
+	_, err = ask(t, ref, repository, fstest.MapFS{})
+	if refused := (*policy.RefusedError)(nil); err == nil || errors.As(err, &refused) ||
+		!strings.Contains(err.Error(), "/etc/k0.pub") {
+		t.Errorf("no key: %v", err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	p, err := policy.Parse([]byte(repository))
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo, desc, err := registry.Find(t.Context(), tag, registry.Options{AuthFiles: []string{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened := &source.Image{Repository: repo}
+	opened.Manifest = desc
+	s, err := policy.Of(ref, opened, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = p.Check(gone, s, root); err == nil || errors.As(err, new(*policy.RefusedError)) {
+		t.Errorf("no network: %v", err)
+	}
+	if _, err := policy.Read(fstest.MapFS{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	if b, err := policy.Read(fstest.MapFS{
+		"etc/containers/policy.json": {Mode: fs.ModeSymlink, Data: []byte("/usr/share/p.json")},
+		"usr/share/p.json":           {Data: []byte("{}")},
+	}); err != nil || string(b) != "{}" {
+		t.Errorf("%q, %v", b, err)
+	}
+}

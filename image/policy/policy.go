@@ -1,0 +1,195 @@
+// Package policy says which images a node or a person accepts: by containers' policy.json, as podman, skopeo and
+// bootc
+// read it (containers-policy.json(5)).
+//
+//	{"default": [REQUIREMENT, …],
+//	 "transports": {"docker": {"registry.example/os": [REQUIREMENT, …], …}, …}}
+//
+// Of the scopes that an image is in, the most specific one counts; each of its requirements has to be met. Signatures
+// are read from where the image is, never from another place, and verified with what the policy names:
+//
+//	sha256-<digest>.sig      a tag, cosign's first format: layers are claims (JSON), a layer's annotation
+//	                         dev.cosignproject.cosign/signature is the signature of that claim
+//	  {"critical": {"identity": {"docker-reference": NAME},
+//	                "image": {"docker-manifest-digest": DIGEST},
+//	                "type": "cosign container image signature"}, "optional": …}
+//
+// Formats: https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md.
+package policy
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// File is where the policy is in an image and on a node.
+const File = "etc/containers/policy.json"
+
+// maxSize bounds a policy's file in bytes.
+const maxSize = 1 << 20
+
+// Policy says what is asked of an image, by where it comes from.
+type Policy struct {
+	defaults   []requirement
+	transports map[string]map[string][]requirement // by transport and scope
+}
+
+// The types of requirements.
+const (
+	typeAccept   = "insecureAcceptAnything"
+	typeReject   = "reject"
+	typeSigstore = "sigstoreSigned"
+	// Of the grammar, too, and never met here: there is no GPG.
+	typeGPG       = "signedBy"
+	typeBaseLayer = "signedBaseLayer"
+)
+
+// requirement is one of those that an image has to meet.
+type requirement struct {
+	kind string
+	// The rest is that of typeSigstore.
+	keys     material
+	identity identity
+	// unsupported says what of the requirement is not checked here: then it is not met.
+	unsupported string
+}
+
+// material are keys or certificates: in files, or in the policy itself.
+type material struct {
+	paths []string
+	data  [][]byte
+}
+
+func (m material) empty() bool { return len(m.paths)+len(m.data) == 0 }
+
+// Parse reads a policy. As with the other programs that read it, what is not known is an error, as is a key that is
+// there twice. A type of requirement that is known and not supported is one of the image that it is asked of.
+func Parse(b []byte) (*Policy, error) {
+	if len(b) > maxSize {
+		return nil, fmt.Errorf("it has more than %d bytes", maxSize)
+	}
+	p := &Policy{transports: map[string]map[string][]requirement{}}
+	f, err := object(b)
+	if err != nil {
+		return nil, err
+	}
+	var defaults json.RawMessage
+	if !f.take("default", &defaults) {
+		f.fail(errors.New("default: it is missing"))
+	} else if p.defaults, err = parseRequirements(defaults); err != nil {
+		f.fail(fmt.Errorf("default: %w", err))
+	}
+	var transports json.RawMessage
+	if f.take("transports", &transports) {
+		f.fail(p.parseTransports(transports))
+	}
+	return p, f.done()
+}
+
+func (p *Policy) parseTransports(b []byte) error {
+	transports, err := object(b)
+	if err != nil {
+		return fmt.Errorf("transports: %w", err)
+	}
+	for name, raw := range transports.all {
+		scopes, err := object(raw)
+		if err != nil {
+			return fmt.Errorf("transports.%s: %w", name, err)
+		}
+		p.transports[name] = map[string][]requirement{}
+		for scope, raw := range scopes.all {
+			err := checkScope(name, scope)
+			if err == nil {
+				p.transports[name][scope], err = parseRequirements(raw)
+			}
+			if err != nil {
+				return fmt.Errorf("transports.%s.%q: %w", name, scope, err)
+			}
+		}
+	}
+	return nil
+}
+
+func parseRequirements(b []byte) ([]requirement, error) {
+	var all []json.RawMessage
+	if err := json.Unmarshal(b, &all); err != nil {
+		return nil, err
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("no requirement: to accept anything write [{%q: %q}]", "type", typeAccept)
+	}
+	var requirements []requirement
+	for i, raw := range all {
+		r, err := parseRequirement(raw)
+		if err != nil {
+			return nil, fmt.Errorf("requirement %d: %w", i+1, err)
+		}
+		requirements = append(requirements, r)
+	}
+	return requirements, nil
+}
+
+func parseRequirement(b []byte) (r requirement, err error) {
+	f, err := object(b)
+	if err != nil {
+		return r, err
+	}
+	f.take("type", &r.kind)
+	switch r.kind {
+	case typeAccept, typeReject:
+		return r, f.done()
+	case typeGPG, typeBaseLayer:
+		r.unsupported = fmt.Sprintf("a requirement of the type %s (GPG) is not checked here: use %s", r.kind,
+			typeSigstore)
+		return r, f.failed
+	case typeSigstore:
+		r.parseSigstore(f)
+		return r, f.done()
+	case "":
+		return r, errors.New("type: it is missing")
+	}
+	return r, fmt.Errorf("type %q: want one of %s", r.kind,
+		strings.Join([]string{typeAccept, typeReject, typeSigstore, typeGPG, typeBaseLayer}, ", "))
+}
+
+func (r *requirement) parseSigstore(f *fields) {
+	r.keys = f.material("key")
+	ways := 0
+	if !r.keys.empty() {
+		ways++
+	}
+	for _, name := range []string{"fulcio", "pki"} {
+		var raw json.RawMessage
+		if f.take(name, &raw) {
+			ways++
+			r.unsupported = fmt.Sprintf("%s.%s is not checked here: use keyPath", typeSigstore, name)
+		}
+	}
+	if rekor := f.material("rekorPublicKey"); !rekor.empty() {
+		r.unsupported = fmt.Sprintf("%s.rekorPublicKey is not checked here", typeSigstore)
+	}
+	if ways != 1 {
+		f.fail(errors.New("want one of keyPath, keyPaths, keyData, keyDatas, fulcio and pki"))
+	}
+	r.identity = identity{kind: matchRepoDigestOrExact}
+	var raw json.RawMessage
+	if f.take("signedIdentity", &raw) {
+		var err error
+		if r.identity, err = parseIdentity(raw); err != nil {
+			f.fail(fmt.Errorf("signedIdentity: %w", err))
+		}
+	}
+}
+
+// requirements returns what is asked of an image, and the scope that asks for it.
+func (p *Policy) requirements(s Subject) (scope string, all []requirement) {
+	scopes := p.transports[s.transport]
+	for _, scope := range append(s.scopes, "") {
+		if all, ok := scopes[scope]; ok {
+			return strings.TrimSpace("transports." + s.transport + " " + scope), all
+		}
+	}
+	return "default", p.defaults
+}

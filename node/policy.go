@@ -1,0 +1,102 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+
+	"github.com/kairos-buildkit/kairos/api"
+	"github.com/kairos-buildkit/kairos/image/policy"
+	"github.com/kairos-buildkit/kairos/image/registry"
+	"github.com/kairos-buildkit/kairos/image/source"
+	"github.com/kairos-buildkit/kairos/internal/bounded"
+	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/store"
+)
+
+// allow asks the policies of this node about an image that is to become a release, and refuses one that they do not
+// accept. That of the running image is read from its layers, where no config can change it; that of the node's /etc
+// counts, too, where it is another one, so that a config can ask for more, and never for less.
+func (m *Machine) allow(ctx context.Context, ref source.Ref, img *source.Image, o registry.Options) (err error) {
+	image, err := m.imageTree()
+	if err != nil {
+		return fmt.Errorf("the policy of the running image: %w", err)
+	}
+	roots := []fs.FS{os.DirFS(m.Root)}
+	if image != nil {
+		defer func() { err = errors.Join(err, image.Close()) }()
+		roots = []fs.FS{image, roots[0]}
+	}
+	var seen []byte
+	for i, root := range roots {
+		b, err := policy.Read(root)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && i > 0 && bytes.Equal(b, seen) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("the policy: %w", err)
+		}
+		seen = b
+		p, err := policy.Parse(b)
+		if err != nil {
+			return refuse("the policy /%s cannot be read, so that no image is accepted: %v", policy.File, err)
+		}
+		subject, err := policy.Of(ref, img, func(name string) (policy.Repository, error) {
+			return registry.At(ctx, name, o)
+		})
+		if err != nil {
+			return fmt.Errorf("image %s: %w", ref, err)
+		}
+		accepted, err := p.Check(ctx, subject, root)
+		if refused := (*policy.RefusedError)(nil); errors.As(err, &refused) {
+			return refuse("the policy /%s does not accept the image %s: %s", policy.File, img.Ref, refused.What)
+		}
+		if err != nil {
+			return fmt.Errorf("whether the policy /%s accepts the image %s: %w", policy.File, img.Ref, err)
+		}
+		img.Accepted = append(img.Accepted, accepted...)
+	}
+	return nil
+}
+
+// imageTree is the running release as its image has it, nil where its record is gone: then what runs has the rest.
+func (m *Machine) imageTree() (*store.Tree, error) {
+	s := store.New(m.bootedStore())
+	r, err := s.Release(m.Boot.Release)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.Tree(r.Layers)
+}
+
+// signedOnly says that an image was accepted for a signature of its digest: what is beside it, and is not signed, is
+// not to be believed.
+func signedOnly(img *source.Image) bool {
+	return slices.ContainsFunc(img.Accepted, func(a api.Acceptance) bool { return len(a.Signers) > 0 })
+}
+
+// maxAcceptance bounds the file that says who has accepted a release, in bytes.
+const maxAcceptance = 64 << 10
+
+// acceptance is what has accepted a release when it came; nil where nobody was asked, or that cannot be read.
+func acceptance(dir fs.FS, id string) (all []api.Acceptance) {
+	b, err := bounded.ReadFile(dir, layout.ReleaseAcceptancePath(id), maxAcceptance)
+	if err != nil || json.Unmarshal(b, &all) != nil {
+		return nil
+	}
+	for i := range all {
+		all[i].Scope = printable(all[i].Scope)
+		for j, s := range all[i].Signers {
+			all[i].Signers[j] = printable(s)
+		}
+	}
+	return all
+}
