@@ -70,13 +70,10 @@ test-unit: build tools ## the tests that boot nothing: two minutes
 	scripts/deps $(TEST_DEPS)
 	$(GO) test $(PACKAGES)
 
-# The CNCF's registry, which we did not write.
-REGISTRY := github.com/distribution/distribution/v3/cmd/registry@v3.1.2
-
 .PHONY: test-registry
-test-registry: assets ## what an upgrade fetches, by the log of another project's registry
-	GOBIN=$(CURDIR)/build/registry CGO_ENABLED=0 $(GO) install $(REGISTRY)
-	REGISTRY=$(CURDIR)/build/registry/registry $(GO) test -tags registry -count 1 -v -run TestDistribution ./node
+test-registry: assets ## what an upgrade fetches, by the log of another project's registry, without a virtual machine
+	scripts/registry
+	$(GO) test -tags registry -count 1 -v -run TestDistribution ./node
 
 .PHONY: test-race
 test-race: build tools ## the same under the race detector, with a third of the disks that power cuts leave: it takes a C compiler
@@ -95,6 +92,7 @@ VM_PACKAGES := ./test/node ./test/doors ./node ./test/...
 test-vm: build base tools ## the tests that boot virtual machines; TESTS=REGEXP chooses some
 	scripts/deps $(TEST_DEPS)
 	scripts/base arm64
+	scripts/registry
 	$(GO) test -tags vm -p 2 -count 1 -timeout $(if $(KAIROS_TEST_ALL),6h,75m) $(if $(TESTS),-run '$(TESTS)') $(VM_PACKAGES)
 
 .PHONY: test-all

@@ -2,20 +2,17 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/kairos-buildkit/kairos/internal/distribution"
 )
 
-// peers are the programs that scripts/peers builds.
+// peers are the programs that scripts/bench-peers builds.
 const peers = "build/peers/"
 
 // wire is a port on loopback behind which another one is. It counts what comes back from there.
@@ -77,47 +74,15 @@ func (c *downCounter) Write(p []byte) (int, error) {
 
 // startRegistry runs the CNCF's registry on loopback, with its content in dir, until stop.
 func startRegistry(ctx context.Context, dir string) (w *wire, stop func(), err error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	r, err := distribution.Start(ctx, distribution.Program, dir, "")
 	if err != nil {
 		return nil, nil, err
 	}
-	addr := l.Addr().String()
-	l.Close()
-	config := filepath.Join(dir, "config.yml")
-	text := "version: 0.1\nstorage: {filesystem: {rootdirectory: " + dir + "}}\nhttp: {addr: " + addr + "}\n"
-	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(config, []byte(text), 0o644)); err != nil {
+	if w, err = newWire(r.Addr); err != nil {
+		r.Stop()
 		return nil, nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	c := exec.CommandContext(ctx, peers+"registry", "serve", config)
-	if err := c.Start(); err != nil {
-		cancel()
-		return nil, nil, err
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- c.Wait() }()
-	end := func() { cancel(); <-ended }
-	for {
-		conn, err := net.Dial("tcp", addr)
-		if err == nil {
-			conn.Close()
-			break
-		}
-		select {
-		case err := <-ended:
-			cancel()
-			return nil, nil, fmt.Errorf("the registry ended: %w", err)
-		case <-ctx.Done():
-			end()
-			return nil, nil, ctx.Err()
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-	if w, err = newWire(addr); err != nil {
-		end()
-		return nil, nil, err
-	}
-	return w, func() { w.Close(); end() }, nil
+	return w, func() { w.Close(); r.Stop() }, nil
 }
 
 // serveFiles serves a folder on loopback.

@@ -57,7 +57,7 @@ func ways() []way {
 
 // pairsOfImages measures what an upgrade costs a node, from a registry on loopback.
 func (b *bench) pairsOfImages(ctx context.Context) (err error) {
-	for _, script := range []string{"scripts/bench-peers", "scripts/bench-upgrades"} {
+	for _, script := range []string{"scripts/registry", "scripts/bench-peers", "scripts/bench-upgrades"} {
 		if _, err := process(ctx, "", script); err != nil {
 			return err
 		}
