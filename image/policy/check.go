@@ -25,6 +25,17 @@ type Repository interface {
 	Referrers(ctx context.Context, subject layout.Digest, artifactType string) ([]ocispec.Descriptor, error)
 }
 
+// signed is a signature beside an image. Nothing of it has been checked but its digest.
+type signed interface {
+	// check says who has made it, where it is one by what is trusted and for this image.
+	check(t *trusted, s Subject, wants identity) (signer string, err error)
+}
+
+// broken is a signature that cannot be read: it hides none that can.
+type broken struct{ why error }
+
+func (b broken) check(*trusted, Subject, identity) (string, error) { return "", b.why }
+
 // RefusedError says that a policy does not accept an image. Any other error says that nobody knows.
 type RefusedError struct{ What string }
 
@@ -65,7 +76,7 @@ func (r requirement) check(ctx context.Context, s Subject, root fs.FS) (signers 
 	case s.from == nil:
 		return nil, refuse("nothing can be beside the image there, so it is not signed: take it from a registry")
 	}
-	keys, err := r.publicKeys(root)
+	trusted, err := r.trusted(root)
 	if err != nil {
 		return nil, err
 	}
@@ -73,15 +84,17 @@ func (r requirement) check(ctx context.Context, s Subject, root fs.FS) (signers 
 	if err != nil {
 		return nil, err
 	}
+	more, err := bundles(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	found = append(found, more...)
 	if len(found) == 0 {
 		return nil, refuse("the image %s is not signed: sign it with cosign", s.digests[0])
 	}
 	var why []string
-	for _, c := range found {
-		signer, err := c.verify(keys)
-		if err == nil {
-			err = c.fits(s, r.identity)
-		}
+	for _, x := range found {
+		signer, err := x.check(trusted, s, r.identity)
 		if err == nil {
 			return []string{signer}, nil
 		}

@@ -337,3 +337,117 @@ func TestRefused(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 }
+
+const (
+	signPredicate = "https://sigstore.dev/cosign/sign/v1"
+	person        = "release@example.com"
+	issuer        = "https://accounts.example.com"
+)
+
+// keyless is a policy that asks for somebody's certificate.
+func keyless(who, by string) string {
+	return `{"default":[{"type":"sigstoreSigned","fulcio":{"caPath":"/etc/ca.pem","oidcIssuer":"` + by +
+		`","subjectEmail":"` + who + `"},"rekorPublicKeyPath":"/etc/rekor.pub",` +
+		`"signedIdentity":{"type":"matchRepository"}}]}`
+}
+
+// Somebody's certificate, a log's promise and sigstore's bundles, without a network: what is accepted, and what is
+// not.
+func TestSigstore(t *testing.T) {
+	host := newRegistry(t)
+	tag := host + "/x/os:v1"
+	ref := source.Ref{Kind: source.Registry, Name: tag}
+	digest := push(t, tag, newImage(t))
+	other := push(t, host+"/x/other:v1", newImage(t))
+	claim := policytest.Claim(t, digest, "")
+	ours, theirs, key := policytest.NewSigstore(t), policytest.NewSigstore(t), policytest.NewKey(t)
+	ca, between := ours.CA(t)
+	root := keys(key)
+	root["etc/ca.pem"] = &fstest.MapFile{Data: ca}
+	root["etc/rekor.pub"] = &fstest.MapFile{Data: ours.LogKey(t)}
+	accepted := func(what, text, signer string) {
+		t.Helper()
+		got, err := ask(t, ref, text, root)
+		if err != nil || len(got) != 1 || len(got[0].Signers) != 1 || !strings.HasPrefix(got[0].Signers[0], signer) {
+			t.Errorf("%s: %+v, %v", what, got, err)
+		}
+	}
+	refused := func(what, text, want string) {
+		t.Helper()
+		_, err := ask(t, ref, text, root)
+		t.Run(what, func(t *testing.T) { wantRefused(t, err, want) })
+	}
+	policy := keyless(person, issuer)
+	signs := func(s policytest.Sigstore, claim []byte, who, by string, minutes int) {
+		policytest.Push(t, digest, s.Claim(t, claim, who, by, minutes))
+	}
+	signs(ours, claim, person, issuer, 5)
+	accepted("a certificate", policy, person+" ("+issuer+")")
+	refused("a certificate for a key", signedBy("matchRepository"), "expected key signature, not certificate")
+	refused("another person", keyless("other@example.com", issuer), "certificate identity")
+	refused("another issuer", keyless(person, "https://other.example.com"), "certificate identity")
+	signs(ours, claim, person, issuer, 30)
+	refused("after the certificate's time", policy, "integrated time outside certificate validity")
+	signs(theirs, claim, person, issuer, 5)
+	refused("a stranger's sigstore", policy, "not enough verified log entries")
+	both := strings.Replace(policy, `"rekorPublicKeyPath":"/etc/rekor.pub"`,
+		`"rekorPublicKeyPaths":["/etc/rekor.pub","/etc/theirs.pub"]`, 1)
+	root["etc/theirs.pub"] = &fstest.MapFile{Data: theirs.LogKey(t)}
+	refused("a stranger's CA", both, "leaf certificate")
+	signs(ours, policytest.Claim(t, other, ""), person, issuer, 5)
+	refused("another digest's", policy, "it is for the digest")
+	signs(ours, policytest.Claim(t, digest, host+"/x/other"), person, issuer, 5)
+	refused("another repository's", policy, "it is for "+host+"/x/other")
+	layer := ours.Claim(t, claim, person, issuer, 5)
+	foreign := ours.Claim(t, policytest.Claim(t, other, ""), person, issuer, 5)
+	layer.Annotations["dev.sigstore.cosign/bundle"] = foreign.Annotations["dev.sigstore.cosign/bundle"]
+	policytest.Push(t, digest, layer)
+	refused("another entry of the log", policy, "transparency log signature does not match")
+	delete(layer.Annotations, "dev.sigstore.cosign/bundle")
+	policytest.Push(t, digest, layer)
+	refused("not in the log", policy, "not enough verified log entries")
+	policytest.Sign(t, digest, claim, key)
+	refused("a key for a certificate", policy, "not enough verified log entries")
+
+	// Keys whose signatures have to be in a log.
+	logged := `{"default":[{"type":"sigstoreSigned","keyPath":"/etc/k0.pub","rekorPublicKeyPath":"/etc/rekor.pub",` +
+		`"signedIdentity":{"type":"matchRepository"}}]}`
+	refused("a key, not in the log", logged, "not enough verified log entries")
+	signature, err := key.SignMessage(bytes.NewReader(claim))
+	if err != nil {
+		t.Fatal(err)
+	}
+	policytest.Push(t, digest, policytest.Layer(claim, signature, ours.Logged(t, claim, signature, key.Public)))
+	accepted("a key, in the log", logged, "/etc/k0.pub")
+	policytest.Push(t, digest, policytest.Layer(claim, signature, theirs.Logged(t, claim, signature, key.Public)))
+	refused("a key, in another log", logged, "not enough verified log entries")
+	policytest.Push(t, digest)
+
+	// Bundles. They stay, so each of these is beside the ones before it.
+	byKey := signedBy("matchRepository")
+	repository := host + "/x/os"
+	root["etc/ca.pem"] = &fstest.MapFile{Data: append(ca, between...)}
+	attach := func(b []byte) { policytest.Attach(t, digest, b) }
+	statement := func(as string) []byte { return policytest.Statement(t, signPredicate, as, digest) }
+	attach(key.Bundle(t, policytest.Statement(t, "https://slsa.dev/provenance/v1", repository, digest)))
+	refused("what it was built from", byKey, "is not signed")
+	attach(policytest.NewKey(t).Bundle(t, statement(repository)))
+	refused("a stranger's bundle", byKey, "it is none of /etc/k0.pub")
+	attach(key.Bundle(t, policytest.Statement(t, signPredicate, repository, other)))
+	refused("another digest's bundle", byKey, `it is for the digest "`+other.DigestStr())
+	attach(key.Bundle(t, statement(host+"/x/other")))
+	refused("another repository's bundle", byKey, "it is for "+host+"/x/other")
+	attach(key.Bundle(t, statement("")))
+	refused("a bundle without a name", byKey, "cosign sign --new-bundle-format=false")
+	attach([]byte("{}"))
+	refused("no bundle", byKey, "of 5 signatures none is accepted")
+	attach(theirs.Bundle(t, statement(repository), person, issuer))
+	refused("a stranger's sigstore's bundle", both, "leaf certificate")
+	attach(ours.Bundle(t, statement(repository), "other@example.com", issuer))
+	refused("another person's bundle", policy, "certificate identity")
+	attach(ours.Bundle(t, statement(repository), person, issuer))
+	accepted("a certificate's bundle", policy, person+" ("+issuer+")")
+	refused("a bundle of certificates", byKey, "expected key signature, not certificate")
+	attach(key.Bundle(t, statement(repository)))
+	accepted("a key's bundle", byKey, "/etc/k0.pub")
+}

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/sha256"
@@ -16,7 +15,6 @@ import (
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
-	"github.com/sigstore/sigstore/pkg/signature"
 
 	"github.com/kairos-buildkit/kairos/image"
 	"github.com/kairos-buildkit/kairos/layout"
@@ -38,14 +36,15 @@ const (
 // SignatureTag is the tag of cosign's signatures of an image.
 func SignatureTag(of layout.Digest) string { return strings.Replace(string(of), ":", "-", 1) + ".sig" }
 
-// claim is one signature, and what it signs. Nothing of it has been checked but its digest.
+// claim is a signature in cosign's first format, and what it signs.
 type claim struct {
-	payload   []byte
-	signature []byte
+	payload     []byte
+	signature   []byte
+	annotations map[string]string
 }
 
 // claims returns the signatures beside an image, in cosign's first format.
-func claims(ctx context.Context, s Subject) (all []claim, err error) {
+func claims(ctx context.Context, s Subject) (all []signed, err error) {
 	for _, digest := range s.digests {
 		desc, err := s.from.Resolve(ctx, SignatureTag(digest))
 		if errdefs.IsNotFound(err) {
@@ -76,28 +75,31 @@ func claims(ctx context.Context, s Subject) (all []claim, err error) {
 	return all, nil
 }
 
-func readClaim(ctx context.Context, from Repository, l ocispec.Descriptor) (c claim, err error) {
+func readClaim(ctx context.Context, from Repository, l ocispec.Descriptor) (signed, error) {
 	if l.Size > maxClaim {
-		return c, refuse("it has %d bytes, more than %d", l.Size, maxClaim)
+		return broken{fmt.Errorf("it has %d bytes, more than %d", l.Size, maxClaim)}, nil
 	}
-	if c.payload, err = image.ReadBlob(ctx, from, l); err != nil {
-		return c, err
-	}
-	c.signature, err = base64.StdEncoding.DecodeString(l.Annotations[signatureAnnotation])
+	payload, err := image.ReadBlob(ctx, from, l)
 	if err != nil {
-		return c, refuse("annotation %s: %v", signatureAnnotation, err)
+		return nil, err
 	}
-	return c, nil
+	b, err := base64.StdEncoding.DecodeString(l.Annotations[signatureAnnotation])
+	if err != nil {
+		return broken{fmt.Errorf("annotation %s: %w", signatureAnnotation, err)}, nil
+	}
+	return claim{payload, b, l.Annotations}, nil
 }
 
 // publicKey is a key that a policy names.
 type publicKey struct {
-	name string // where it is, and the digest of its SubjectPublicKeyInfo
+	name string        // where it is, and its ID
+	id   layout.Digest // of its SubjectPublicKeyInfo
 	key  crypto.PublicKey
 }
 
-func (r requirement) publicKeys(root fs.FS) (all []publicKey, err error) {
-	files, err := r.keys.read(root, "key")
+// publicKeys reads PEM.
+func (m material) publicKeys(root fs.FS, what string) (all []publicKey, err error) {
+	files, err := m.read(root, what)
 	if err != nil {
 		return nil, err
 	}
@@ -110,25 +112,10 @@ func (r requirement) publicKeys(root fs.FS) (all []publicKey, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.name, err)
 		}
-		all = append(all, publicKey{fmt.Sprintf("%s (%s)", f.name, layout.SHA256(sha256.Sum256(der))), key})
+		id := layout.SHA256(sha256.Sum256(der))
+		all = append(all, publicKey{fmt.Sprintf("%s (%s)", f.name, id), id, key})
 	}
 	return all, nil
-}
-
-// verify says which of the keys has made the signature.
-func (c claim) verify(keys []publicKey) (signer string, err error) {
-	var names []string
-	for _, k := range keys {
-		v, err := signature.LoadVerifier(k.key, crypto.SHA256)
-		if err != nil {
-			return "", fmt.Errorf("%s: %w", k.name, err)
-		}
-		if v.VerifySignature(bytes.NewReader(c.signature), bytes.NewReader(c.payload)) == nil {
-			return k.name, nil
-		}
-		names = append(names, k.name)
-	}
-	return "", fmt.Errorf("it is none of %s", strings.Join(names, ", "))
 }
 
 // fits says whether a claim is one for this image.

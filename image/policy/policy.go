@@ -13,8 +13,19 @@
 //	  {"critical": {"identity": {"docker-reference": NAME},
 //	                "image": {"docker-manifest-digest": DIGEST},
 //	                "type": "cosign container image signature"}, "optional": …}
+//	                         and dev.sigstore.cosign/certificate, …/chain, …/bundle say whose certificate signed
+//	                         (PEM), and what a log has promised (JSON)
+//	a referrer               a bundle of sigstore's, application/vnd.dev.sigstore.bundle.v0.3+json, with a
 //
-// Formats: https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md.
+// statement of
+//
+//	in-toto whose predicate is https://sigstore.dev/cosign/sign/v1 and whose subject has
+//
+// the
+//
+//	image's name and digest
+//
+// Formats: https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md and BUNDLE_SPEC.md beside it.
 package policy
 
 import (
@@ -51,6 +62,8 @@ type requirement struct {
 	kind string
 	// The rest is that of typeSigstore.
 	keys     material
+	fulcio   *fulcio  // whose certificates may sign; nil: keys have to
+	rekor    material // of the logs of which one has to have the signature; none where that is not asked for
 	identity identity
 	// unsupported says what of the requirement is not checked here: then it is not met.
 	unsupported string
@@ -160,27 +173,55 @@ func (r *requirement) parseSigstore(f *fields) {
 	if !r.keys.empty() {
 		ways++
 	}
-	for _, name := range []string{"fulcio", "pki"} {
-		var raw json.RawMessage
-		if f.take(name, &raw) {
-			ways++
-			r.unsupported = fmt.Sprintf("%s.%s is not checked here: use keyPath", typeSigstore, name)
+	var raw json.RawMessage
+	if f.take("fulcio", &raw) {
+		ways++
+		var err error
+		if r.fulcio, err = parseFulcio(raw); err != nil {
+			f.fail(fmt.Errorf("fulcio: %w", err))
 		}
 	}
-	if rekor := f.material("rekorPublicKey"); !rekor.empty() {
-		r.unsupported = fmt.Sprintf("%s.rekorPublicKey is not checked here", typeSigstore)
+	if f.take("pki", &raw) {
+		ways++
+		r.unsupported = typeSigstore + ".pki is not checked here: use keyPath or fulcio"
+	}
+	if r.rekor = f.material("rekorPublicKey"); r.fulcio != nil && r.rekor.empty() {
+		f.fail(errors.New("fulcio: rekorPublicKeyPath or the like is missing: its certificates are good for " +
+			"minutes, and the log says when a signature was made"))
 	}
 	if ways != 1 {
 		f.fail(errors.New("want one of keyPath, keyPaths, keyData, keyDatas, fulcio and pki"))
 	}
 	r.identity = identity{kind: matchRepoDigestOrExact}
-	var raw json.RawMessage
 	if f.take("signedIdentity", &raw) {
 		var err error
 		if r.identity, err = parseIdentity(raw); err != nil {
 			f.fail(fmt.Errorf("signedIdentity: %w", err))
 		}
 	}
+}
+
+// fulcio says whose certificates may sign.
+type fulcio struct {
+	ca              material
+	issuer, subject string
+}
+
+func parseFulcio(b []byte) (*fulcio, error) {
+	f, err := object(b)
+	if err != nil {
+		return nil, err
+	}
+	r := &fulcio{ca: f.material("ca")}
+	if len(r.ca.paths)+len(r.ca.data) != 1 {
+		f.fail(errors.New("want one of caPath and caData"))
+	}
+	for name, to := range map[string]*string{"oidcIssuer": &r.issuer, "subjectEmail": &r.subject} {
+		if f.take(name, to); *to == "" {
+			f.fail(fmt.Errorf("%s: it is missing", name))
+		}
+	}
+	return r, f.done()
 }
 
 // requirements returns what is asked of an image, and the scope that asks for it.

@@ -47,7 +47,25 @@ func TestParse(t *testing.T) {
 		{`{"default":` + accept + `,"transports":{"oci":{"here":` + accept + `}}}`, "want a path from / on"},
 		{`{"default":` + accept + `,"transports":{"oci":{"/":` + accept + `}}}`, "want a path from / on"},
 		{`{"default":` + accept + `,"transports":{"docker-archive":{"/a":` + accept + `}}}`, "only the scope"},
+		{signed(`"fulcio":{"caPath":"/c","oidcIssuer":"i","subjectEmail":"e"},"rekorPublicKeyPath":"/r"`), ""},
+		{signed(`"keyPath":"/a","rekorPublicKeyDatas":["aGVsbG8="]`), ""},
+		{signed(`"pki":{"caRootsPath":"/c","subjectEmail":"e"}`), ""},
 		{signed(`"x":1`), "want one of keyPath"},
+		{signed(`"fulcio":{"caPath":"/c","oidcIssuer":"i","subjectEmail":"e"}`),
+			"rekorPublicKeyPath or the like is missing"},
+		{signed(`"fulcio":{"oidcIssuer":"i","subjectEmail":"e"},"rekorPublicKeyPath":"/r"`), "want one of caPath"},
+		{signed(`"fulcio":{"caPath":"/c","oidcIssuer":"i"},"rekorPublicKeyPath":"/r"`),
+			"subjectEmail: it is missing"},
+		{signed(`"fulcio":{"caPath":"/c","subjectEmail":"e"},"rekorPublicKeyPath":"/r"`),
+			"oidcIssuer: it is missing"},
+		{signed(`"fulcio":{"caPaths":["/c","/d"],"oidcIssuer":"i","subjectEmail":"e"},"rekorPublicKeyPath":"/r"`),
+			"want one of caPath"},
+		{signed(`"fulcio":{"caPath":"/c","oidcIssuer":"i","subjectEmail":"e","x":1},"rekorPublicKeyPath":"/r"`),
+			`field "x" is not known`},
+		{signed(`"keyPath":"/a","rekorPublicKeyPath":"r"`), "want the whole path"},
+		{signed(`"keyPath":"/a","fulcio":{"caPath":"/c",` +
+			`"oidcIssuer":"i","subjectEmail":"e"},"rekorPublicKeyPath":"/r"`),
+			"want one of keyPath"},
 		{signed(`"keyPath":"/a","keyData":"aGVsbG8="`), "want one of keyPath, keyPaths, keyData and keyDatas"},
 		{signed(`"keyPath":"/a","pki":{}`), "want one of keyPath"},
 		{signed(`"keyPath":"a"`), "want the whole path"},
@@ -183,6 +201,8 @@ func FuzzParse(f *testing.F) {
 		`"keyPath":"/a","signedIdentity":{"type":"remapIdentity","prefix":"m.example/a",` +
 		`"signedPrefix":"a.example"}}]}}}`))
 	f.Add([]byte(`{"default":[{"type":"signedBy"}]}`))
+	f.Add([]byte(`{"default":[{"type":"sigstoreSigned","fulcio":{"caData":"aGVsbG8=","oidcIssuer":"i",` +
+		`"subjectEmail":"e"},"rekorPublicKeyPaths":["/r"]}]}`))
 	image, err := Of(source.Ref{Kind: source.Registry, Name: "a.example/os:v1"}, &source.Image{}, nil)
 	if err != nil {
 		f.Fatal(err)
@@ -199,7 +219,7 @@ func FuzzParse(f *testing.F) {
 		for _, r := range all {
 			switch {
 			case r.kind == typeAccept, r.kind == typeReject, r.unsupported != "":
-			case r.kind != typeSigstore || r.keys.empty() || r.identity.kind == "":
+			case r.kind != typeSigstore || r.keys.empty() == (r.fulcio == nil) || r.identity.kind == "":
 				t.Errorf("%+v", r)
 			}
 		}
