@@ -42,7 +42,7 @@ func (o *releaseOptions) copy(ctx context.Context, from, to string, s streams) (
 	}
 	done, err := release.Copy(ctx, found, root, mirror, release.CopyOptions{Progress: stepPrinter(s.err)})
 	if errors.Is(err, release.ErrNone) {
-		err = fmt.Errorf("%w: publish it with `kairos release %s`, and copy again", err, from)
+		err = fmt.Errorf("%w: %s", err, toPublish(from))
 	}
 	if err := mirror.Finish(err); err != nil {
 		return fmt.Errorf("copy %s to %s: %w", from, to, err)

@@ -169,3 +169,16 @@ func TestCopy(t *testing.T) {
 	run(t, 2, "release", "--copy", ref, "iso:x")
 	run(t, 2, "release", "--copy", ref, "oci-layout:"+dir)
 }
+
+// A release is made in a registry: nobody is told to make one elsewhere.
+func TestToPublish(t *testing.T) {
+	for ref, want := range map[string]string{
+		"registry.example/os:v1": "`kairos release registry.example/os:v1`",
+		"oci-layout:dir:v1":      "`kairos release --copy REF oci-layout:dir:v1`",
+		"oci-archive:os.tar":     "`kairos release --copy REF oci-archive:os.tar`",
+	} {
+		if got := toPublish(ref); !strings.HasSuffix(got, want) {
+			t.Errorf("%s: %s", ref, got)
+		}
+	}
+}

@@ -196,7 +196,7 @@ func releaseOf(ctx context.Context, from release.Repository, img *image.Image) (
 	manifest := layout.Digest(img.Manifest.Digest)
 	a, err := release.Find(ctx, from, manifest)
 	if errors.Is(err, release.ErrNone) {
-		return a, fmt.Errorf("image %s: %w: publish it with `kairos release %s`", img.Ref, err, img.Ref)
+		return a, fmt.Errorf("image %s: %w: %s", img.Ref, err, toPublish(img.Ref))
 	}
 	if err != nil {
 		return a, fmt.Errorf("image %s: %w", img.Ref, err)
@@ -206,7 +206,16 @@ func releaseOf(ctx context.Context, from release.Repository, img *image.Image) (
 		layers = append(layers, l.DiffID)
 	}
 	if err := a.Fits(manifest, img.ConfigDigest, img.Config.Architecture, layers); err != nil {
-		return a, fmt.Errorf("image %s: %w: publish it again with `kairos release %s`", img.Ref, err, img.Ref)
+		return a, fmt.Errorf("image %s: %w: %s", img.Ref, err, toPublish(img.Ref))
 	}
 	return a, nil
+}
+
+// toPublish says how an image gets its release. It is made beside an image in a registry alone.
+func toPublish(ref string) string {
+	if r, err := source.Parse(ref); err == nil && r.Kind != source.Registry {
+		return fmt.Sprintf("publish it where the image is in a registry, with `kairos release REF`, and copy it with "+
+			"`kairos release --copy REF %s`", ref)
+	}
+	return fmt.Sprintf("publish it with `kairos release %s`", ref)
 }
