@@ -164,8 +164,10 @@ func referrer(t *testing.T, s string) string {
 	return "pulled.iso"
 }
 
-// A stock buildkitd, of which nothing is ours but the frontend's image.
-func TestStockBuildKit(t *testing.T) {
+// startStock has a stock buildkitd be the builder "stock", and returns a context that it builds: nothing of it is ours
+// but the frontend's image.
+func startStock(t *testing.T) (dir string) {
+	t.Helper()
 	socket := filepath.Join(t.TempDir(), "stock.sock")
 	ended := start(
 		t,
@@ -181,13 +183,28 @@ func TestStockBuildKit(t *testing.T) {
 		),
 	)
 	waitFor(t, socket, ended)
-	run(t, tool(t, "buildx"), "create", "--name", "stock", "--driver", "remote", "unix://"+socket)
+	remoteBuilder(t, "stock", socket)
 	syntax := startRegistry(t) + "/kairos-frontend:test"
 	push(t, "frontend", syntax)
-	dir := filepath.Join(workDir, "stock-context")
+	dir = filepath.Join(workDir, "stock-context")
 	if err := writeDockerfile(dir, syntax); err != nil {
 		t.Fatal(err)
 	}
+	return dir
+}
+
+// remoteBuilder makes buildx know a daemon by a name until the test ends.
+func remoteBuilder(t *testing.T, name, socket string) {
+	t.Helper()
+	run(t, tool(t, "buildx"), "create", "--name", name, "--driver", "remote", "unix://"+socket)
+	t.Cleanup(func() {
+		_, _ = tryRun(command(context.Background(), tool(t, "buildx"), "rm", name))
+	})
+}
+
+// A stock buildkitd makes media that boot, and images with its own provenance.
+func TestStockBuildKit(t *testing.T) {
+	dir := startStock(t)
 
 	buildx(t, "stock", dir, "--target", "iso", "--output", "type=local,dest=stock-iso")
 	if out, err := tryRun(inDir(exec.Command("sha256sum", "--check", "os.iso.sha256"), "stock-iso")); err != nil {

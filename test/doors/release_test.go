@@ -14,7 +14,8 @@ import (
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
-// The release of one build is the same bytes whichever door published it: its manifest names every blob by digest.
+// The release of one build is the same bytes whichever door published it: its manifest names every blob by digest. So
+// is that of what a stock BuildKit has built and pushed by its own exporter.
 func TestReleaseFromEachDoor(t *testing.T) {
 	host := startRegistry(t)
 	buildKairos(t, "--tag", host+"/flag:v1", "--tag", host+"/flag:v2", "--push", "--release")
@@ -29,11 +30,14 @@ func TestReleaseFromEachDoor(t *testing.T) {
 	)
 	daemon.Args[0] = "buildkitd" // the name under which it is the daemon
 	waitFor(t, socket, start(t, daemon))
-	run(t, tool(t, "buildx"), "create", "--name", "release", "--driver", "remote", "unix://"+socket)
+	remoteBuilder(t, "release", socket)
 	buildx(t, "release", contextDir, "--output", "type=image,name="+host+"/buildx:v1,push=true,release=true")
 
+	buildx(t, "stock", startStock(t), "--output", "type=image,name="+host+"/stock:v1,push=true,rewrite-timestamp=true")
+	run(t, kairosBin, "release", "--cache", t.TempDir(), host+"/stock:v1")
+
 	want := artifact(t, host+"/later:v1")
-	for _, ref := range []string{"/flag:v1", "/flag:v2", "/type:v1", "/buildx:v1"} {
+	for _, ref := range []string{"/flag:v1", "/flag:v2", "/type:v1", "/buildx:v1", "/stock:v1"} {
 		if got := artifact(t, host+ref); got != want {
 			t.Errorf("%s: release %s, and kairos release makes %s", ref, got, want)
 		}
