@@ -1,5 +1,7 @@
 package api
 
+import "strings"
+
 // Schema is the version of the objects in this package.
 const Schema = 1
 
@@ -71,7 +73,8 @@ type Slot struct {
 	Epoch int64 `json:"epoch,omitempty"`
 	// Signatures are those beside the release, sorted by key.
 	Signatures []Signature `json:"signatures,omitempty"`
-	// Refused says why the running system does not accept the release as it is: signatures, epoch, architecture. It is
+	// Refused says why the running system does not accept the release as it is: signatures, epoch, architecture. It
+	// is
 	// empty where the running system asks for nothing.
 	Refused string `json:"refused,omitempty"`
 	// Accepted are the requirements of the node's policies that had accepted the image when it came; none where there
@@ -132,6 +135,15 @@ type Acceptance struct {
 	// Signers are who has signed the image, for this requirement: the file and digest of a key, or an identity with
 	// who says so. None where the requirement asks for no signature.
 	Signers []string `json:"signers,omitempty"`
+}
+
+// String says in words what has accepted an image.
+func (a Acceptance) String() string {
+	line := a.Requirement + " (" + a.Scope + ")"
+	if len(a.Signers) > 0 {
+		line += ", signed by " + strings.Join(a.Signers, ", ")
+	}
+	return line
 }
 
 // Failure is why a release failed.

@@ -29,9 +29,8 @@ type Image struct {
 	// Manifest is the one for its platform: type, digest and size. Zero where the image has none, as in an old
 	// docker-archive.
 	Manifest ocispec.Descriptor
-	// Index is the digest of the index or manifest that the reference named: what led to Manifest. Empty where the
-	// image has none.
-	Index  layout.Digest
+	// Index is the index or manifest that the reference named: what led to Manifest. Zero where the image has none.
+	Index  ocispec.Descriptor
 	Ref    string  // what a person calls it, for errors; may be empty
 	Layers []Layer // the lowest first
 	// Made is the release that was made of the image, where it is on a medium: its layers are blobs then.

@@ -209,8 +209,10 @@ func (c *chooser) image(ctx context.Context, f candidate) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	img.Index = layout.Digest(f.root.Digest)
-	img.Manifest = ocispec.Descriptor{MediaType: f.desc.MediaType, Digest: f.desc.Digest, Size: f.desc.Size}
+	plain := func(d ocispec.Descriptor) ocispec.Descriptor {
+		return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
+	}
+	img.Index, img.Manifest = plain(f.root), plain(f.desc)
 	return img, nil
 }
 

@@ -32,34 +32,32 @@ func (m *Machine) allow(ctx context.Context, ref source.Ref, img *source.Image, 
 		defer func() { err = errors.Join(err, image.Close()) }()
 		roots = []fs.FS{image, roots[0]}
 	}
-	var seen []byte
-	for i, root := range roots {
-		b, err := policy.Read(root)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && i > 0 && bytes.Equal(b, seen) {
-			continue
-		}
+	subject, err := policy.Of(ref, img, func(name string) (policy.Repository, error) {
+		return registry.At(ctx, name, o)
+	})
+	if err != nil {
+		return fmt.Errorf("image %s: %w", ref, err)
+	}
+	var asked []policy.Found
+	for _, root := range roots {
+		found, err := policy.Find(root)
 		if err != nil {
-			return fmt.Errorf("the policy: %w", err)
+			return fmt.Errorf("the node's policies: %w", err)
 		}
-		seen = b
-		p, err := policy.Parse(b)
-		if err != nil {
-			return refuse("the policy /%s cannot be read, so that no image is accepted: %v", policy.File, err)
+		for _, p := range found {
+			if slices.ContainsFunc(asked, func(a policy.Found) bool { return bytes.Equal(a.Content, p.Content) }) {
+				continue
+			}
+			asked = append(asked, p)
+			accepted, err := p.Check(ctx, subject)
+			if refused := (*policy.RefusedError)(nil); errors.As(err, &refused) {
+				return refuse("the policy %s does not accept the image %s: %s", p.Name, img.Ref, refused.What)
+			}
+			if err != nil {
+				return fmt.Errorf("whether the policy %s accepts the image %s: %w", p.Name, img.Ref, err)
+			}
+			img.Accepted = append(img.Accepted, accepted...)
 		}
-		subject, err := policy.Of(ref, img, func(name string) (policy.Repository, error) {
-			return registry.At(ctx, name, o)
-		})
-		if err != nil {
-			return fmt.Errorf("image %s: %w", ref, err)
-		}
-		accepted, err := p.Check(ctx, subject, root)
-		if refused := (*policy.RefusedError)(nil); errors.As(err, &refused) {
-			return refuse("the policy /%s does not accept the image %s: %s", policy.File, img.Ref, refused.What)
-		}
-		if err != nil {
-			return fmt.Errorf("whether the policy /%s accepts the image %s: %w", policy.File, img.Ref, err)
-		}
-		img.Accepted = append(img.Accepted, accepted...)
 	}
 	return nil
 }

@@ -71,7 +71,7 @@ func checkText(w io.Writer, c api.UpgradeCheck) error {
 		fmt.Fprintf(w, "%s %s.\n", name, what)
 	}
 	for _, a := range c.Accepted {
-		fmt.Fprintf(w, "The policy accepts it: %s.\n", acceptedBy(a))
+		fmt.Fprintf(w, "The policy accepts it: %s.\n", a)
 	}
 	if c.Layers > 0 {
 		fmt.Fprintf(w, "%d of %d layers are not on this node: %s to fetch%s, about %s to write, %s free.\n",

@@ -76,7 +76,8 @@ func statusText(w io.Writer, s api.Status) error {
 		if t.Failure != nil {
 			reason, log = t.Failure.Reason, t.Failure.Log
 		}
-		fmt.Fprintf(w, "\nThe new recovery system %s was tried and failed; the old one stays: %s\n", t.Release, reason)
+		fmt.Fprintf(w, "\nThe new recovery system %s was tried and failed; the old one stays: %s\n", t.Release,
+			reason)
 		if log != "" {
 			fmt.Fprintf(w, "Last lines of its console:\n%s\n", indent(lastLines(log, 20)))
 		}
@@ -154,15 +155,6 @@ func trustText(w io.Writer, s api.Status) error {
 	return nil
 }
 
-// acceptedBy says in words what has accepted an image.
-func acceptedBy(a api.Acceptance) string {
-	line := a.Requirement + " (" + a.Scope + ")"
-	if len(a.Signers) > 0 {
-		line += ", signed by " + strings.Join(a.Signers, ", ")
-	}
-	return line
-}
-
 // acceptedText says which requirements of the node's policies had accepted the releases.
 func acceptedText(w io.Writer, s api.Status) error {
 	seen := map[string]bool{}
@@ -175,7 +167,7 @@ func acceptedText(w io.Writer, s api.Status) error {
 		}
 		seen[x.Release] = true
 		for _, a := range x.Accepted {
-			if _, err := fmt.Fprintf(w, "%s, %s: %s\n", x.role, x.Release, acceptedBy(a)); err != nil {
+			if _, err := fmt.Fprintf(w, "%s, %s: %s\n", x.role, x.Release, a); err != nil {
 				return err
 			}
 		}

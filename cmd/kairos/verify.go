@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
+	"github.com/kairos-buildkit/kairos/image/policy"
+	"github.com/kairos-buildkit/kairos/image/registry"
 	"github.com/kairos-buildkit/kairos/image/source"
 	"github.com/kairos-buildkit/kairos/release"
 	"github.com/kairos-buildkit/kairos/trust"
@@ -14,6 +17,7 @@ import (
 
 type verifyOptions struct {
 	keys      []string
+	policy    string
 	threshold int
 	minEpoch  int64
 	source    source.Options
@@ -23,7 +27,7 @@ func newVerifyCommand(s streams) *cobra.Command {
 	var o verifyOptions
 	c := &cobra.Command{
 		Use:   "verify [flags] REF",
-		Short: "Check who has signed the release that is beside an image, or those on a medium",
+		Short: "Check who has signed an image, the release that is beside it, or those on a medium",
 		Long: `Checks that the release beside an image is the image's, and that the given keys have signed its list of
 root hashes (release.json). The blobs themselves are not fetched: whoever reads them compares them with
 those root hashes.
@@ -32,6 +36,9 @@ An image that has the keys in /usr/lib/kairos/trust.d asks for their signatures 
 when it boots, and when a node upgrades; docs/security.md says what that stops. REF is in a registry, in an
 oci-layout: or in an oci-archive:.
 
+With --policy, a policy.json of containers or a trust policy of notation says whether a node that has it would take
+the image: signed by cosign or notation, by whom. Files that the policy names are those of this machine.
+
 Of a medium, iso:FILE or disk:FILE (also the disk of a machine that is off), every release is read as a whole: its
 signatures, each layer against its root hash, its UKI, and kernel and initrd for BIOS; of a disk also what is on
 the ESP: boot loaders and their menus, boot entries, GRUB's state, names and tables of the file system. The first
@@ -39,6 +46,7 @@ wrong thing is named. Not looked at are configs, what a node keeps, files that n
 attributes of files, and what BIOS starts before GRUB's files.`,
 		Example: `  kairos verify --key release.key.pub registry.example/os:v1
   kairos verify --key a.pub --key b.pub --key c.pub --threshold 2 registry.example/os:v1
+  kairos verify --policy policy.json registry.example/os:v1
   kairos verify --key release.key.pub disk:os.raw`,
 		Args: oneArg("the image, such as registry.example/os:v1"),
 		RunE: func(c *cobra.Command, args []string) error { return o.run(c, args[0], s) },
@@ -46,6 +54,7 @@ attributes of files, and what BIOS starts before GRUB's files.`,
 	f := c.Flags()
 	f.SortFlags = false
 	f.StringArrayVar(&o.keys, "key", nil, "file of a public key; may be repeated")
+	f.StringVar(&o.policy, "policy", "", "`FILE` of a policy that has to accept the image")
 	f.IntVar(&o.threshold, "threshold", 0, "how many of the keys must have signed (default all)")
 	f.Int64Var(&o.minEpoch, "min-epoch", 0, "lowest index against rollback (label io.kairos.epoch) that is accepted")
 	sourceFlags(f, &o.source)
@@ -53,8 +62,13 @@ attributes of files, and what BIOS starts before GRUB's files.`,
 }
 
 func (o *verifyOptions) run(c *cobra.Command, name string, s streams) error {
+	if o.policy != "" {
+		if err := o.ask(c.Context(), name, s); err != nil || len(o.keys) == 0 {
+			return err
+		}
+	}
 	if len(o.keys) == 0 {
-		return usagef("kairos verify %s: whose signature? Give --key FILE", name)
+		return usagef("kairos verify %s: whose signature? Give --key FILE, or --policy FILE", name)
 	}
 	keys, err := publicKeys(o.keys, s)
 	if err != nil {
@@ -77,6 +91,40 @@ func (o *verifyOptions) run(c *cobra.Command, name string, s streams) error {
 		return verifyMedium(c.Context(), ref.Name, a, s)
 	}
 	return o.verify(c.Context(), name, keys, threshold, s)
+}
+
+// ask asks the policy about the image.
+func (o *verifyOptions) ask(ctx context.Context, name string, s streams) (err error) {
+	ref, err := source.Parse(name)
+	if err != nil {
+		return usageError{err}
+	}
+	b, err := os.ReadFile(o.policy)
+	if err != nil {
+		return err
+	}
+	img, err := openImage(ctx, name, o.source)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, img.Close()) }()
+	subject, err := policy.Of(ref, img, func(name string) (policy.Repository, error) {
+		return registry.At(ctx, name, o.source.Registry)
+	})
+	if err != nil {
+		return err
+	}
+	accepted, err := policy.Found{Name: o.policy, Content: b, Root: os.DirFS("/")}.Check(ctx, subject)
+	if refused := (*policy.RefusedError)(nil); errors.As(err, &refused) {
+		return fmt.Errorf("the policy %s does not accept the image %s: %w", o.policy, img.Ref, err)
+	}
+	if err != nil {
+		return fmt.Errorf("whether the policy %s accepts the image %s: %w", o.policy, img.Ref, err)
+	}
+	for _, a := range accepted {
+		fmt.Fprintf(s.out, "The policy accepts %s: %s\n", img.Ref, a)
+	}
+	return nil
 }
 
 func (o *verifyOptions) verify(

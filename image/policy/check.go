@@ -43,10 +43,8 @@ func (e *RefusedError) Error() string { return e.What }
 
 func refuse(format string, args ...any) error { return &RefusedError{fmt.Sprintf(format, args...)} }
 
-// Check asks the policy about an image, and returns what has accepted it: one for each requirement. The files that
-// the
-// policy names are in root. Nothing but what is beside the image is fetched.
-func (p *Policy) Check(ctx context.Context, s Subject, root fs.FS) ([]api.Acceptance, error) {
+// check is [Found.Check] for a policy of containers'.
+func (p *containersPolicy) check(ctx context.Context, s Subject, root fs.FS) ([]api.Acceptance, error) {
 	scope, all := p.requirements(s)
 	var accepted []api.Acceptance
 	for _, r := range all {
@@ -71,7 +69,7 @@ func (r requirement) check(ctx context.Context, s Subject, root fs.FS) (signers 
 		return nil, refuse("no image from there is accepted")
 	case r.kind == typeAccept:
 		return nil, nil
-	case len(s.digests) == 0:
+	case len(s.descs) == 0:
 		return nil, refuse("the image has no manifest there, so it cannot be signed: take it from a registry")
 	case s.from == nil:
 		return nil, refuse("nothing can be beside the image there, so it is not signed: take it from a registry")
@@ -90,7 +88,7 @@ func (r requirement) check(ctx context.Context, s Subject, root fs.FS) (signers 
 	}
 	found = append(found, more...)
 	if len(found) == 0 {
-		return nil, refuse("the image %s is not signed: sign it with cosign", s.digests[0])
+		return nil, refuse("the image %s is not signed: sign it with cosign", s.descs[0].Digest)
 	}
 	var why []string
 	for _, x := range found {
@@ -102,9 +100,6 @@ func (r requirement) check(ctx context.Context, s Subject, root fs.FS) (signers 
 	}
 	return nil, refuse("of %d signatures none is accepted: %s", len(found), strings.Join(why, "; "))
 }
-
-// Read returns the policy's file below a root, The error is fs.ErrNotExist where there is none.
-func Read(root fs.FS) ([]byte, error) { return readFile(root, File, maxSize) }
 
 // readFile reads a file of an image, whose links are absolute or not.
 func readFile(root fs.FS, name string, limit int64) ([]byte, error) {

@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"log"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -88,10 +89,6 @@ func digestOf(t *testing.T, of name.Reference, img interface{ Digest() (v1.Hash,
 // ask asks a policy about an image.
 func ask(t *testing.T, ref source.Ref, text string, root fs.FS) ([]api.Acceptance, error) {
 	t.Helper()
-	p, err := policy.Parse([]byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
 	o := source.Options{Platform: "linux/amd64", Registry: registry.Options{AuthFiles: []string{}}}
 	img, err := source.Open(t.Context(), ref, o)
 	if err != nil {
@@ -104,7 +101,7 @@ func ask(t *testing.T, ref source.Ref, text string, root fs.FS) ([]api.Acceptanc
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p.Check(t.Context(), s, root)
+	return policy.Found{Content: []byte(text), Root: root}.Check(t.Context(), s)
 }
 
 func wantRefused(t *testing.T, err error, want string) {
@@ -310,10 +307,6 @@ func TestRefused(t *testing.T) {
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	p, err := policy.Parse([]byte(repository))
-	if err != nil {
-		t.Fatal(err)
-	}
 	repo, desc, err := registry.Find(t.Context(), tag, registry.Options{AuthFiles: []string{}})
 	if err != nil {
 		t.Fatal(err)
@@ -324,17 +317,21 @@ func TestRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err = p.Check(gone, s, root); err == nil || errors.As(err, new(*policy.RefusedError)) {
+	if _, err = (policy.Found{Content: []byte(repository), Root: root}).Check(gone, s); err == nil || errors.As(err,
+		new(*policy.RefusedError)) {
 		t.Errorf("no network: %v", err)
 	}
-	if _, err := policy.Read(fstest.MapFS{}); !errors.Is(err, fs.ErrNotExist) {
-		t.Error(err)
+	if all, err := policy.Find(fstest.MapFS{}); err != nil || len(all) != 0 {
+		t.Error(all, err)
 	}
-	if b, err := policy.Read(fstest.MapFS{
-		"etc/containers/policy.json": {Mode: fs.ModeSymlink, Data: []byte("/usr/share/p.json")},
-		"usr/share/p.json":           {Data: []byte("{}")},
-	}); err != nil || string(b) != "{}" {
-		t.Errorf("%q, %v", b, err)
+	all, err := policy.Find(fstest.MapFS{
+		"etc/containers/policy.json":    {Mode: fs.ModeSymlink, Data: []byte("/usr/share/p.json")},
+		"usr/share/p.json":              {Data: []byte("{}")},
+		"etc/notation/trustpolicy.json": {Data: []byte("[]")},
+	})
+	if err != nil || len(all) != 2 || string(all[0].Content) != "{}" ||
+		all[1].Name != "/etc/notation/trustpolicy.json" {
+		t.Errorf("%+v, %v", all, err)
 	}
 }
 
@@ -450,4 +447,74 @@ func TestSigstore(t *testing.T) {
 	refused("a bundle of certificates", byKey, "expected key signature, not certificate")
 	attach(key.Bundle(t, statement(repository)))
 	accepted("a key's bundle", byKey, "/etc/k0.pub")
+}
+
+// trustPolicy is one of notation's, of a level, for a scope.
+func trustPolicy(level, scope, identity string) string {
+	return `{"version":"1.0","trustPolicies":[{"name":"release","registryScopes":["` + scope + `"],` +
+		`"signatureVerification":{"level":"` + level + `"},"trustStores":["ca:example"],` +
+		`"trustedIdentities":["` + identity + `"]}]}`
+}
+
+// A trust policy of notation's: what is accepted, and what is not.
+func TestNotation(t *testing.T) {
+	host := newRegistry(t)
+	const jws, cose = "application/jose+json", "application/cose"
+	signer, chain, stranger := policytest.NewSigner(t, "release"), policytest.NewChain(t, "below"),
+		policytest.NewSigner(t, "stranger")
+	store := "etc/notation/truststore/x509/ca/example/"
+	root := fstest.MapFS{
+		store + "a.pem": {Data: signer.Root}, store + "b.crt": {Data: chain.Root},
+	}
+	n := 0
+	fresh := func() (source.Ref, name.Digest) {
+		t.Helper()
+		n++
+		tag := host + "/x/os" + string(rune('a'+n)) + ":v1"
+		return source.Ref{Kind: source.Registry, Name: tag}, push(t, tag, newImage(t))
+	}
+	accepted := func(what string, ref source.Ref, text, requirement string, signers ...string) {
+		t.Helper()
+		got, err := ask(t, ref, text, root)
+		if err != nil || len(got) != 1 || !slices.Equal(got[0].Signers, signers) || got[0].Scope != "release" ||
+			got[0].Requirement != requirement {
+			t.Errorf("%s: %+v, %v", what, got, err)
+		}
+	}
+	refused := func(what string, ref source.Ref, text, want string) {
+		t.Helper()
+		_, err := ask(t, ref, text, root)
+		t.Run(what, func(t *testing.T) { wantRefused(t, err, want) })
+	}
+	ref, digest := fresh()
+	repository := digest.Context().Name()
+	all := trustPolicy("strict", "*", "*")
+	refused("unsigned", ref, all, "release: the image "+digest.DigestStr()+" is not signed")
+	accepted("skip", ref, `{"version":"1.0","trustPolicies":[{"name":"release","registryScopes":["*"],`+
+		`"signatureVerification":{"level":"skip"}}]}`, "notation skip")
+	_, other := fresh()
+	signer.Notate(t, other, digest, jws)
+	refused("another digest's", ref, all, "content descriptor mismatch")
+	stranger.Notate(t, digest, digest, jws)
+	refused("a stranger's", ref, all, "of 2 signatures none is accepted")
+	policytest.AttachAs(t, digest, "application/vnd.cncf.notary.signature", jws, nil, []byte("{}"))
+	refused("no signature", ref, all, "of 3 signatures none is accepted")
+	refused("no statement", ref, trustPolicy("strict", host+"/x/other", "*"), "no statement is for "+repository)
+	refused("no version", ref, strings.Replace(all, "1.0", "9.9", 1),
+		"no image is accepted: trust policy document uses")
+	refused("an unknown field", ref, strings.Replace(all, "name", "nom", 1), `unknown field "nom"`)
+	// A policy that only audits takes a stranger's, and says nobody's name.
+	accepted("audit", ref, trustPolicy("audit", "*", "*"), "notation audit")
+
+	signer.Notate(t, digest, digest, jws)
+	accepted("JWS", ref, all, "notation strict", signer.Name())
+	accepted("for the repository", ref, trustPolicy("strict", repository, "*"), "notation strict", signer.Name())
+	refused("another name", ref, trustPolicy("strict", "*", "x509.subject: C=US, ST=WA, L=Seattle, O=Other"), "of 4")
+	ref, digest = fresh()
+	chain.Notate(t, digest, digest, cose)
+	accepted("COSE, by a certificate below a root", ref, all, "notation strict", chain.Name())
+	_, err := ask(t, ref, all, fstest.MapFS{})
+	wantRefused(t, err, "trust store ca:example")
+	root[store+"b.crt"] = &fstest.MapFile{Data: []byte("x")}
+	refused("a certificate that cannot be read", ref, all, "b.crt")
 }

@@ -45,7 +45,7 @@ type claim struct {
 
 // claims returns the signatures beside an image, in cosign's first format.
 func claims(ctx context.Context, s Subject) (all []signed, err error) {
-	for _, digest := range s.digests {
+	for _, digest := range s.digests() {
 		desc, err := s.from.Resolve(ctx, SignatureTag(digest))
 		if errdefs.IsNotFound(err) {
 			continue
@@ -148,10 +148,10 @@ func (c claim) fits(s Subject, wants identity) error {
 
 // has says whether a digest is the image's, or that of an index that has led to it.
 func (s Subject) has(digest string) error {
-	for _, d := range s.digests {
+	for _, d := range s.digests() {
 		if string(d) == digest {
 			return nil
 		}
 	}
-	return fmt.Errorf("it is for the digest %q, and this image's is %s", digest, s.digests[0])
+	return fmt.Errorf("it is for the digest %q, and this image's is %s", digest, s.descs[0].Digest)
 }

@@ -24,8 +24,10 @@
 // the
 //
 //	image's name and digest
+//	another referrer         notation's signature, application/vnd.cncf.notary.signature: JWS or COSE
 //
-// Formats: https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md and BUNDLE_SPEC.md beside it.
+// Formats: https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md and BUNDLE_SPEC.md beside it;
+// https://github.com/notaryproject/specifications/blob/main/specs/signature-specification.md.
 package policy
 
 import (
@@ -35,14 +37,11 @@ import (
 	"strings"
 )
 
-// File is where the policy is in an image and on a node.
-const File = "etc/containers/policy.json"
-
 // maxSize bounds a policy's file in bytes.
 const maxSize = 1 << 20
 
-// Policy says what is asked of an image, by where it comes from.
-type Policy struct {
+// containersPolicy says what is asked of an image, by where it comes from.
+type containersPolicy struct {
 	defaults   []requirement
 	transports map[string]map[string][]requirement // by transport and scope
 }
@@ -77,13 +76,14 @@ type material struct {
 
 func (m material) empty() bool { return len(m.paths)+len(m.data) == 0 }
 
-// Parse reads a policy. As with the other programs that read it, what is not known is an error, as is a key that is
+// parse reads a policy of containers'. As with the other programs that read it, what is not known is an error, as is
+// a key that is
 // there twice. A type of requirement that is known and not supported is one of the image that it is asked of.
-func Parse(b []byte) (*Policy, error) {
+func parse(b []byte) (*containersPolicy, error) {
 	if len(b) > maxSize {
 		return nil, fmt.Errorf("it has more than %d bytes", maxSize)
 	}
-	p := &Policy{transports: map[string]map[string][]requirement{}}
+	p := &containersPolicy{transports: map[string]map[string][]requirement{}}
 	f, err := object(b)
 	if err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func Parse(b []byte) (*Policy, error) {
 	return p, f.done()
 }
 
-func (p *Policy) parseTransports(b []byte) error {
+func (p *containersPolicy) parseTransports(b []byte) error {
 	transports, err := object(b)
 	if err != nil {
 		return fmt.Errorf("transports: %w", err)
@@ -225,7 +225,7 @@ func parseFulcio(b []byte) (*fulcio, error) {
 }
 
 // requirements returns what is asked of an image, and the scope that asks for it.
-func (p *Policy) requirements(s Subject) (scope string, all []requirement) {
+func (p *containersPolicy) requirements(s Subject) (scope string, all []requirement) {
 	scopes := p.transports[s.transport]
 	for _, scope := range append(s.scopes, "") {
 		if all, ok := scopes[scope]; ok {

@@ -82,7 +82,7 @@ func TestParse(t *testing.T) {
 		{signed(`"keyPath":"/a","signedIdentity":` +
 			`{"type":"remapIdentity","prefix":"A b","signedPrefix":"a.example"}`), "prefix"},
 	} {
-		_, err := Parse([]byte(x.policy))
+		_, err := parse([]byte(x.policy))
 		if x.want == "" && err != nil || x.want != "" && (err == nil || !strings.Contains(err.Error(), x.want)) {
 			t.Errorf("%s: %v, want %q", x.policy, err, x.want)
 		}
@@ -119,7 +119,7 @@ func TestScopes(t *testing.T) {
 	if err != nil || s.transport != "oci" || s.scopes[0] != dir || s.scopes[len(s.scopes)-1] != "/tmp" {
 		t.Errorf("%s %q, %v", s.transport, s.scopes, err)
 	}
-	p, err := Parse([]byte(`{"default":[{"type":"reject"}],"transports":{
+	p, err := parse([]byte(`{"default":[{"type":"reject"}],"transports":{
 		"docker":{"":[{"type":"signedBy"}],"*.example":[{"type":"insecureAcceptAnything"}],
 			"a.example/x":[{"type":"reject"}],"a.example/x/os":[{"type":"signedBy"}]},
 		"oci":{"/srv":[{"type":"insecureAcceptAnything"}]}}}`))
@@ -208,7 +208,7 @@ func FuzzParse(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		p, err := Parse(b)
+		p, err := parse(b)
 		if err != nil {
 			return
 		}

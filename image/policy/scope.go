@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/distribution/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/kairos-buildkit/kairos/image/registry"
 	"github.com/kairos-buildkit/kairos/image/source"
@@ -20,10 +21,18 @@ type Subject struct {
 	transport string
 	scopes    []string        // the most specific first
 	name      reference.Named // what it was asked for by; nil where that is no name of a registry
-	// digests are those of its manifest, and of the index that led to it: whoever has signed that has signed what it
-	// lists. None where the image has no manifest.
-	digests []layout.Digest
-	from    Repository // nil where nothing can be beside the image
+	// descs are its manifest, and the index that led to it: whoever has signed that has signed what it lists. None
+	// where
+	// the image has no manifest.
+	descs []ocispec.Descriptor
+	from  Repository // nil where nothing can be beside the image
+}
+
+func (s Subject) digests() (all []layout.Digest) {
+	for _, d := range s.descs {
+		all = append(all, layout.Digest(d.Digest))
+	}
+	return all
 }
 
 // The transports, in containers' words, of the kinds of places that have another word here. A daemon's image has the
@@ -44,9 +53,10 @@ func Of(ref source.Ref, img *source.Image, at func(name string) (Repository, err
 	if img.Repository != nil {
 		s.from = img.Repository
 	}
-	for _, d := range []string{string(img.Manifest.Digest), string(img.Index)} {
-		if digest, err := layout.ParseDigest(d); err == nil && !slices.Contains(s.digests, digest) {
-			s.digests = append(s.digests, digest)
+	for _, d := range []ocispec.Descriptor{img.Manifest, img.Index} {
+		digest, err := layout.ParseDigest(d.Digest.String())
+		if err == nil && !slices.Contains(s.digests(), digest) {
+			s.descs = append(s.descs, d)
 		}
 	}
 	switch ref.Kind {

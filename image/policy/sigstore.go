@@ -269,7 +269,7 @@ type statement struct {
 // bundles returns the signatures beside an image in sigstore's format. Other statements, such as what an image was
 // built from, are left out: they say nothing of whether it may be used.
 func bundles(ctx context.Context, s Subject) (all []signed, err error) {
-	for _, digest := range s.digests {
+	for _, digest := range s.digests() {
 		list, err := s.from.Referrers(ctx, digest, bundleType)
 		if err != nil {
 			return nil, fmt.Errorf("signatures of %s: %w", digest, err)
