@@ -93,8 +93,11 @@ func rootShell(seconds int) string {
 	return fmt.Sprintf("%s panic=2 %s=%d", vmtest.RootShellCmdline, klayout.CmdlineDeadline, seconds)
 }
 
+// rootShellLabel gives the example's machines a root shell.
+var rootShellLabel = klayout.ImageLabelCmdline + "=" + rootShell(400)
+
 func example() (string, error) {
-	return buildImage("v1", exampleDir, "--label", klayout.ImageLabelCmdline+"="+rootShell(400))
+	return buildImage("v1", exampleDir, "--label", rootShellLabel)
 }
 
 // derived builds an ordinary image on top of the example: no syntax line, only these instructions.
@@ -435,8 +438,8 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// push puts an image from an OCI layout into the registry and returns it.
-func (s *server) push(t *testing.T, oci, tag string) v1.Image {
+// imageIn returns the image in an OCI layout.
+func imageIn(t *testing.T, oci string) v1.Image {
 	t.Helper()
 	index, err := layout.ImageIndexFromPath(oci)
 	if err != nil {
@@ -450,6 +453,13 @@ func (s *server) push(t *testing.T, oci, tag string) v1.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return img
+}
+
+// push puts an image from an OCI layout into the registry and returns it.
+func (s *server) push(t *testing.T, oci, tag string) v1.Image {
+	t.Helper()
+	img := imageIn(t, oci)
 	ref, err := name.ParseReference(s.addr+"/os:"+tag, name.Insecure)
 	if err != nil {
 		t.Fatal(err)
@@ -461,10 +471,17 @@ func (s *server) push(t *testing.T, oci, tag string) v1.Image {
 	return img
 }
 
-// ref is the image's name in the machine, where the registry needs to be known as plain HTTP.
+// ref is the image's name in the machine.
 func (s *server) ref(m *machine, tag string) string {
 	m.t.Helper()
-	_, port, _ := net.SplitHostPort(s.addr)
+	return m.registry(s.addr) + "/os:" + tag
+}
+
+// registry returns the name that a registry on this machine's loopback address has in the machine, where it needs to
+// be known as plain HTTP.
+func (m *machine) registry(addr string) string {
+	m.t.Helper()
+	_, port, _ := net.SplitHostPort(addr)
 	host := "10.0.2.2:" + port
 	m.online()
 	m.Check(
@@ -474,7 +491,7 @@ func (s *server) ref(m *machine, tag string) string {
 			host,
 		),
 	)
-	return host + "/os:" + tag
+	return host
 }
 
 // everything has all tests run under both firmwares, for two hours; see `make test-all`. Otherwise some
