@@ -75,6 +75,12 @@ test-registry: assets ## what an upgrade fetches, by the log of another project'
 	scripts/registry
 	$(GO) test -tags registry -count 1 -v -run TestDistribution ./node
 
+# Not part of `make test`: building the two programs takes as much time as a tenth of it.
+.PHONY: test-fleet
+test-fleet: ## rollouts against a real kube-apiserver and etcd, which it builds; TESTS=REGEXP chooses some
+	dir=$$(scripts/kubernetes) && KUBEBUILDER_ASSETS=$$dir \
+		$(GO) test -tags fleet -count 1 -parallel 16 -timeout 40m $(if $(TESTS),-run '$(TESTS)') ./test/fleet
+
 .PHONY: test-race
 test-race: build tools ## the same under the race detector, with a third of the disks that power cuts leave: it takes a C compiler
 	scripts/deps $(TEST_DEPS) gcc libc6-dev
@@ -97,7 +103,7 @@ test-vm: build base tools ## the tests that boot virtual machines; TESTS=REGEXP 
 
 .PHONY: test-all
 test-all: export KAIROS_TEST_ALL = 1
-test-all: test ## all tests, and those that `make test` skips for time: two and a half hours
+test-all: test test-fleet ## all tests, and those that `make test` skips for time: two and a half hours
 
 .PHONY: test-power
 test-power: build base ## each disk that a power cut may leave, booted: days
@@ -119,8 +125,8 @@ lint: assets ## gofmt, go.mod, vet, staticcheck, generated files
 	if [ -n "$$out" ]; then echo "gofmt: these files are not formatted:"; echo "$$out"; exit 1; fi
 	$(GO) mod tidy -diff
 	$(GO) vet ./...
-	$(GO) vet -tags vm ./...
-	$(GO) run $(STATICCHECK) -tags vm ./...
+	$(GO) vet -tags vm,fleet ./...
+	$(GO) run $(STATICCHECK) -tags vm,fleet ./...
 	scripts/generate --check
 
 .PHONY: same-bytes

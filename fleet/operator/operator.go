@@ -5,10 +5,12 @@ package operator
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/selection"
@@ -26,15 +28,15 @@ import (
 	"github.com/kairos-buildkit/kairos/fleet/api/v1alpha1"
 )
 
-// +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeopupgrades,verbs=get;list;watch;update;patch
-// +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeopupgrades/status,verbs=get;update;patch
+// +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeopupgrades,verbs=list;watch;update
+// +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeopupgrades/status,verbs=update
 // +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeopupgrades/finalizers,verbs=update
-// +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeops,verbs=get;list;watch;update;patch
-// +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeops/status,verbs=get;update;patch
+// +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeops,verbs=list;watch;update
+// +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeops/status,verbs=update
 // +kubebuilder:rbac:groups=operator.kairos.io,resources=nodeops/finalizers,verbs=update
 // +kubebuilder:rbac:groups=batch,resources=jobs,verbs=get;list;watch;create;delete
-// +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch;patch
-// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;delete
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=list;watch;patch
+// +kubebuilder:rbac:groups="",resources=pods,verbs=list;watch;create;delete
 // +kubebuilder:rbac:groups="",resources=pods/eviction,verbs=create
 // +kubebuilder:rbac:groups=apps,resources=daemonsets,verbs=get
 // +kubebuilder:rbac:groups="",resources=events,verbs=create;patch
@@ -132,7 +134,7 @@ func Add(m ctrl.Manager, config *rest.Config, o Options) error {
 		For(&v1alpha1.NodeOpUpgrade{}).
 		Owns(&corev1.Pod{}).
 		Watches(&corev1.Node{}, b.nodes(u.active)).
-		Complete(u)
+		Complete(b.patient(u.Reconcile))
 	if err != nil {
 		return err
 	}
@@ -144,7 +146,26 @@ func Add(m ctrl.Manager, config *rest.Config, o Options) error {
 		Owns(&batchv1.Job{}).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(opOfPod)).
 		Watches(&corev1.Node{}, b.nodes(op.active)).
-		Complete(op)
+		Complete(b.patient(op.Reconcile))
+}
+
+// patient has objects looked at again that somebody else has written meanwhile. That is no failure, whose pauses
+// would grow up to a quarter of an hour where Nodes are written all the time.
+func (r *base) patient(do reconcile.Func) reconcile.Func {
+	return func(ctx context.Context, q reconcile.Request) (reconcile.Result, error) {
+		out, err := do(ctx, q)
+		if err != nil && onlyConflicts(err) {
+			return reconcile.Result{RequeueAfter: r.Settle}, nil
+		}
+		return out, err
+	}
+}
+
+func onlyConflicts(err error) bool {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(joined.Unwrap(), func(err error) bool { return !onlyConflicts(err) })
+	}
+	return apierrors.IsConflict(err)
 }
 
 // nodes has all objects of a kind that are not over looked at when a Node changes; changes of many Nodes at once are

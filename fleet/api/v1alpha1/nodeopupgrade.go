@@ -15,6 +15,7 @@ type NodeOpUpgradeSpec struct {
 
 	// Image is the operating system's image. Nodes fetch it themselves; no pod runs it.
 	// +required
+	// +kubebuilder:validation:MinLength=1
 	Image string `json:"image"`
 
 	// ImagePullSecrets are secrets in the object's namespace with credentials for the registry of the helper pods'
@@ -68,12 +69,16 @@ type NodeOpUpgradeSpec struct {
 
 	// PauseBetweenWaves is how long to wait after a wave, such as 30m.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="duration(self)>=duration('0s')",message="want a duration such as 30m"
 	PauseBetweenWaves *metav1.Duration `json:"pauseBetweenWaves,omitempty"`
 
 	// MaxUnavailable is how many of the chosen nodes, or which part of them, may be cordoned or not Ready: no node is
 	// cordoned that would make them more. Nodes that are so for other reasons count. Without it nothing is counted.
 	// +optional
 	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:Pattern=`^(100|[0-9]{1,2}([.][0-9]{1,2})?)%$`
 	MaxUnavailable *intstr.IntOrString `json:"maxUnavailable,omitempty"`
 
 	// Windows are when nodes may be cordoned and restarted. What has begun in a window is finished after it;
@@ -129,9 +134,15 @@ type NodeOpUpgradeSpec struct {
 	// has proved the release to be healthy: three tries, where the first ones hang.
 	// +optional
 	// +kubebuilder:default="1h"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="duration(self)>=duration('0s')",message="want a duration such as 30m"
 	StageTimeout *metav1.Duration `json:"stageTimeout,omitempty"`
 	// +optional
 	// +kubebuilder:default="1h"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="duration(self)>=duration('0s')",message="want a duration such as 30m"
 	TrialTimeout *metav1.Duration `json:"trialTimeout,omitempty"`
 }
 
@@ -140,6 +151,7 @@ type Wave struct {
 	// Nodes is how many of all chosen nodes, or which part of them, such as 1 or "10%", rounded up.
 	// +optional
 	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:Pattern=`^(100|[0-9]{1,2}([.][0-9]{1,2})?)%$`
 	Nodes *intstr.IntOrString `json:"nodes,omitempty"`
 
 	// NodeSelector chooses nodes by their labels.
@@ -160,6 +172,9 @@ type Window struct {
 	Start string `json:"start"`
 
 	// Duration is how long it is, such as 6h.
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="duration(self)>=duration('0s')",message="want a duration such as 30m"
 	Duration metav1.Duration `json:"duration"`
 
 	// TimeZone is the name of the time zone that start is in, such as Europe/Berlin. Without it that is UTC.
