@@ -73,8 +73,7 @@ type Slot struct {
 	Epoch int64 `json:"epoch,omitempty"`
 	// Signatures are those beside the release, sorted by key.
 	Signatures []Signature `json:"signatures,omitempty"`
-	// Refused says why the running system does not accept the release as it is: signatures, epoch, architecture. It
-	// is
+	// Refused says why the running system does not accept the release as it is: signatures, epoch, architecture. It is
 	// empty where the running system asks for nothing.
 	Refused string `json:"refused,omitempty"`
 	// Accepted are the requirements of the node's policies that had accepted the image when it came; none where there

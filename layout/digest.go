@@ -33,6 +33,19 @@ func (d Digest) Hex() string { return strings.TrimPrefix(string(d), sha256Prefix
 // Short returns the digest's first 12 hex digits, for people; all of a digest that has fewer.
 func (d Digest) Short() string { return d.Hex()[:min(len(d.Hex()), IDLength)] }
 
+// cosignTag ends the tags under which cosign has the signatures of an image.
+const cosignTag = ".sig"
+
+// CosignTag returns the tag of cosign's signatures of an image, such as sha256-0123….sig
+// (https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md).
+func (d Digest) CosignTag() string { return "sha256-" + d.Hex() + cosignTag }
+
+// IsCosignTag says whether a tag is one of [Digest.CosignTag].
+func IsCosignTag(tag string) bool {
+	hex, ok := strings.CutPrefix(strings.TrimSuffix(tag, cosignTag), "sha256-")
+	return ok && strings.HasSuffix(tag, cosignTag) && isHex(hex, 64)
+}
+
 func (d Digest) String() string { return string(d) }
 
 func isHex(s string, n int) bool {

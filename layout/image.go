@@ -108,4 +108,8 @@ const (
 	ReleaseBlobType = "application/vnd.kairos.layer.v1.erofs"
 	// SignaturesType is the media type of a release's signatures, which package trust reads.
 	SignaturesType = "application/vnd.kairos.signatures.v1+json"
+	// BundleType is the artifactType of a bundle of sigstore's beside an image, and the media type of the bundle.
+	BundleType = "application/vnd.dev.sigstore.bundle.v0.3+json"
+	// NotationType is the artifactType of a signature of notation's beside an image.
+	NotationType = "application/vnd.cncf.notary.signature"
 )

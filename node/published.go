@@ -34,8 +34,7 @@ type published struct {
 //
 // The release of an image that is named by its digest is left alone, since nothing ties its roots to that digest: the
 // layers themselves are compared with it, and converted here. So it is with an image that was accepted for the
-// signature
-// of its digest.
+// signature of its digest.
 func (m *Machine) published(
 	ctx context.Context,
 	s *store.Store,
@@ -50,8 +49,7 @@ func (m *Machine) published(
 	return p
 }
 
-// findPublished is published, and says why there is none: [release.ErrNone] where nothing is beside the image. With
-// an
+// findPublished is published, and says why there is none: [release.ErrNone] where nothing is beside the image. With an
 // anchor it is a release that this accepts: then the image may be named by its digest, too.
 func (m *Machine) findPublished(
 	ctx context.Context,

@@ -152,8 +152,7 @@ func (m *Machine) target(o UpgradeOptions) (*store.Store, error) {
 	return m.Recovery, nil
 }
 
-// checkID refuses an image whose release would have the id of another one, here or in the recovery system: entries
-// and
+// checkID refuses an image whose release would have the id of another one, here or in the recovery system: entries and
 // boot files on the ESP are named by it.
 func (m *Machine) checkID(config layout.Digest) error {
 	for _, s := range []*store.Store{m.State, m.Recovery} {

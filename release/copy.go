@@ -9,6 +9,7 @@ import (
 	"io"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -16,11 +17,20 @@ import (
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
+// Origin is a place that images are copied from.
+type Origin interface {
+	Repository
+	// Resolve returns what a tag names. The error is errdefs.ErrNotFound where there is none.
+	Resolve(ctx context.Context, tag string) (ocispec.Descriptor, error)
+}
+
 // Mirror is a place that images are copied to.
 type Mirror interface {
 	Target
 	// Tag gives an index or a manifest its name there.
 	Tag(ctx context.Context, desc ocispec.Descriptor, manifest []byte) error
+	// TagAs gives a manifest another tag there.
+	TagAs(ctx context.Context, tag string, desc ocispec.Descriptor, manifest []byte) error
 }
 
 // Copied says what [Copy] did.
@@ -29,6 +39,8 @@ type Copied struct {
 	Shared   int64 // bytes of those that were there
 	Images   int   // manifests of images, as a rule one for each platform
 	Releases int   // artifacts of releases, one more for each set of signatures
+	// Signatures are those of the images themselves: tags of cosign's, bundles of sigstore's, and notation's.
+	Signatures int
 }
 
 // CopyOptions of [Copy]. The zero value works.
@@ -43,11 +55,12 @@ const (
 	maxCopied    = 256 // indexes and manifests
 )
 
-// Copy copies the image that a descriptor names, all platforms of an index, and the releases beside it with their
-// signatures, byte for byte: nothing is converted, and every digest stays. What the mirror has is not read. Each blob
-// is compared with its digest. The name comes last: who finds the image finds its releases. Without a release, the
-// error is [ErrNone], and there is no name.
-func Copy(ctx context.Context, from Repository, root ocispec.Descriptor, to Mirror, o CopyOptions) (Copied, error) {
+// Copy copies the image that a descriptor names, all platforms of an index, the releases beside it with their
+// signatures, and the signatures of image and index by cosign, sigstore and notation, byte for byte: nothing is
+// converted, and every digest stays. What the mirror has is not read. Each blob is compared with its digest. The name
+// comes last: who finds the image finds its releases. Without a release, the error is [ErrNone], and there is no
+// name.
+func Copy(ctx context.Context, from Origin, root ocispec.Descriptor, to Mirror, o CopyOptions) (Copied, error) {
 	c := &copier{from: from, to: to, options: o, seen: map[digest.Digest]bool{}}
 	b, err := c.manifest(ctx, root, 0)
 	if err == nil && c.done.Releases == 0 {
@@ -60,7 +73,7 @@ func Copy(ctx context.Context, from Repository, root ocispec.Descriptor, to Mirr
 }
 
 type copier struct {
-	from    Repository
+	from    Origin
 	to      Mirror
 	options CopyOptions
 	seen    map[digest.Digest]bool
@@ -115,48 +128,107 @@ func (c *copier) manifest(ctx context.Context, d ocispec.Descriptor, depth int) 
 		return nil, err
 	}
 	c.seen[d.Digest] = true
+	if err := c.signatures(ctx, d); err != nil {
+		return nil, fmt.Errorf("signatures of %s: %w", d.Digest, err)
+	}
 	if images.IsManifestType(d.MediaType) && images.IsConfigType(m.Config.MediaType) && !image.Artifact(d) &&
 		!image.Artifact(ocispec.Descriptor{ArtifactType: m.ArtifactType}) {
 		c.done.Images++
-		return b, c.releases(ctx, d)
+		n, err := c.referrers(ctx, d, layout.ReleaseType)
+		c.done.Releases += n
+		return b, err
 	}
 	return b, nil
 }
 
-// releases copies the artifacts beside an image, all of them: each may have other signatures.
-func (c *copier) releases(ctx context.Context, of ocispec.Descriptor) error {
-	descs, err := c.from.Referrers(ctx, layout.Digest(of.Digest), layout.ReleaseType)
+// signatures copies those of an image or an index.
+func (c *copier) signatures(ctx context.Context, of ocispec.Descriptor) error {
+	for _, kind := range []string{layout.BundleType, layout.NotationType} {
+		n, err := c.referrers(ctx, of, kind)
+		if c.done.Signatures += n; err != nil {
+			return err
+		}
+	}
+	tag := layout.Digest(of.Digest).CosignTag()
+	d, err := c.from.Resolve(ctx, tag)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
 	if err != nil {
 		return err
+	}
+	b, err := image.ReadBlob(ctx, c.from, d)
+	if err != nil {
+		return err
+	}
+	var m ocispec.Manifest
+	if err := json.Unmarshal(b, &m); err != nil {
+		return err
+	}
+	if err := c.artifact(ctx, m); err != nil {
+		return err
+	}
+	if err := c.push(ctx, plain(d), bytes.NewReader(b)); err != nil {
+		return err
+	}
+	c.done.Signatures++
+	return c.to.TagAs(ctx, tag, plain(d), b)
+}
+
+// referrers copies the artifacts of a type beside an image, all of them: each may have other signatures.
+func (c *copier) referrers(ctx context.Context, of ocispec.Descriptor, kind string) (n int, err error) {
+	descs, err := c.from.Referrers(ctx, layout.Digest(of.Digest), kind)
+	if err != nil {
+		return 0, err
 	}
 	for _, d := range descs[:min(len(descs), maxReferrers)] {
 		d.MediaType = ocispec.MediaTypeImageManifest
 		b, err := image.ReadBlob(ctx, c.from, d)
 		if err != nil {
-			return err
+			return n, err
 		}
-		m, err := parseManifest(b)
+		m, err := parseReferrer(b, kind)
 		if errors.Is(err, errOther) {
 			continue
 		}
 		if err != nil {
-			return err
+			return n, err
 		}
 		if m.Subject.Digest != of.Digest {
-			return fmt.Errorf("release artifact %s is beside %s, and of %s", d.Digest, of.Digest, m.Subject.Digest)
+			return n, fmt.Errorf("artifact %s is beside %s, and of %s", d.Digest, of.Digest, m.Subject.Digest)
 		}
-		if err := c.blob(ctx, m.Config); err != nil {
-			return fmt.Errorf("release artifact %s: %w", d.Digest, err)
+		if err := c.artifact(ctx, m); err != nil {
+			return n, fmt.Errorf("artifact %s: %w", d.Digest, err)
 		}
-		for _, blob := range m.Layers {
-			if err := c.blob(ctx, blob); err != nil {
-				return fmt.Errorf("release artifact %s: %w", d.Digest, err)
-			}
+		if _, err := c.to.PushReferrer(ctx, layout.Digest(of.Digest), kind, b); err != nil {
+			return n, err
 		}
-		if _, err := c.to.PushReferrer(ctx, layout.Digest(of.Digest), layout.ReleaseType, b); err != nil {
+		n++
+	}
+	return n, nil
+}
+
+// parseReferrer reads the manifest of what is beside an image.
+func parseReferrer(b []byte, kind string) (m ocispec.Manifest, err error) {
+	if kind == layout.ReleaseType {
+		return parseManifest(b)
+	}
+	if err := json.Unmarshal(b, &m); err != nil {
+		return m, err
+	}
+	// Signatures that are older than the field have their type as the config's.
+	if m.Subject == nil || m.ArtifactType != kind && m.Config.MediaType != kind {
+		return m, errOther
+	}
+	return m, nil
+}
+
+// artifact copies what a manifest names.
+func (c *copier) artifact(ctx context.Context, m ocispec.Manifest) error {
+	for _, blob := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
+		if err := c.blob(ctx, blob); err != nil {
 			return err
 		}
-		c.done.Releases++
 	}
 	return nil
 }

@@ -47,8 +47,9 @@ func (o *releaseOptions) copy(ctx context.Context, from, to string, s streams) (
 	if err := mirror.Finish(err); err != nil {
 		return fmt.Errorf("copy %s to %s: %w", from, to, err)
 	}
-	fmt.Fprintf(s.out, "Copied %s to %s: %d images, %d release artifacts.\nWritten %s; %s were there already.\n",
-		root.Digest, to, done.Images, done.Releases, mb(done.Uploaded), mb(done.Shared))
+	fmt.Fprintf(s.out, "Copied %s to %s: %d images, %d release artifacts, %d signatures of images.\n"+
+		"Written %s; %s were there already.\n",
+		root.Digest, to, done.Images, done.Releases, done.Signatures, mb(done.Uploaded), mb(done.Shared))
 	return nil
 }
 

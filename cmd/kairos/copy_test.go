@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"log"
@@ -19,6 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/kairos-buildkit/kairos/image/policy/policytest"
 	"github.com/kairos-buildkit/kairos/image/source"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/release"
@@ -53,6 +55,36 @@ func newMirror(t *testing.T, referrers bool) (*mirror, string) {
 	srv := httptest.NewServer(m)
 	t.Cleanup(srv.Close)
 	return m, strings.TrimPrefix(srv.URL, "http://")
+}
+
+// signs signs an image as cosign, sigstore and notation do, and returns the file of a policy that asks for the first
+// two.
+func signs(t *testing.T, ref string) string {
+	t.Helper()
+	to, err := name.ParseReference(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	desc, err := remote.Head(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, repository := to.Context().Digest(desc.Digest.String()), to.Context().Name()
+	key, second := policytest.NewKey(t), policytest.NewKey(t)
+	policytest.Sign(t, digest, policytest.Claim(t, digest, ""), key)
+	policytest.Attach(t, digest, second.Bundle(t,
+		policytest.Statement(t, "https://sigstore.dev/cosign/sign/v1", repository, digest)))
+	policytest.NewSigner(t, "release").Notate(t, digest, digest, "application/jose+json")
+	var all []string
+	for _, k := range []policytest.Key{key, second} {
+		all = append(all, fmt.Sprintf(`{"type":"sigstoreSigned","keyData":%q,"signedIdentity":{"type":`+
+			`"exactRepository","dockerRepository":%q}}`, base64.StdEncoding.EncodeToString(k.Public), repository))
+	}
+	file := filepath.Join(t.TempDir(), "policy.json")
+	if err := os.WriteFile(file, []byte(`{"default":[`+strings.Join(all, ",")+`]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // An image, its release and its signatures are copied through every kind of place, with the same digests, and what is
@@ -90,6 +122,7 @@ func TestCopy(t *testing.T) {
 		return append(all, string(img.ConfigDigest), img.Manifest.Digest.String())
 	}
 	want := fmt.Sprint(artifacts(ref))
+	accepts := signs(t, ref)
 	second, mirrored := newMirror(t, true)
 	third, old := newMirror(t, false)
 	from := ref
@@ -98,13 +131,13 @@ func TestCopy(t *testing.T) {
 		old + "/os:v1", "oci-archive:" + dir + "/b.tar:v1",
 	} {
 		out, _ := run(t, 0, "release", "--copy", from, to)
-		if !strings.Contains(out, "1 images, 2 release artifacts") {
+		if !strings.Contains(out, "1 images, 2 release artifacts, 3 signatures of images") {
 			t.Errorf("%s: %s", to, out)
 		}
 		if got := fmt.Sprint(artifacts(to)); got != want {
 			t.Errorf("%s has %s, want %s", to, got, want)
 		}
-		run(t, 0, "verify", "--platform", "linux/amd64", "--key", key+".pub", to)
+		run(t, 0, "verify", "--platform", "linux/amd64", "--key", key+".pub", "--policy", accepts, to)
 		if strings.HasPrefix(to, "oci-archive:") {
 			from = to
 			continue
@@ -117,6 +150,8 @@ func TestCopy(t *testing.T) {
 		}
 		from = to
 	}
+	// Cosign's signatures are in a layout as if they were images, and are none.
+	run(t, 0, "verify", "--platform", "linux/amd64", "--policy", accepts, "oci-layout:"+dir+"/layout")
 	a, errA := os.ReadFile(dir + "/a.tar")
 	b, errB := os.ReadFile(dir + "/b.tar")
 	if errA != nil || errB != nil || len(a) != len(b) {

@@ -177,12 +177,12 @@ func TestAccepted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	signatures, err := remote.Image(digest.Tag(policy.SignatureTag(ours.Digest(digest.DigestStr()))))
+	signatures, err := remote.Image(digest.Tag(ours.Digest(digest.DigestStr()).CosignTag()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for tag, img := range map[string]v1.Image{
-		"v1": img, policy.SignatureTag(ours.Digest(digest.DigestStr())): signatures,
+		"v1": img, ours.Digest(digest.DigestStr()).CosignTag(): signatures,
 	} {
 		named := layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": tag})
 		if err := l.AppendImage(img, named); err != nil {
@@ -497,7 +497,7 @@ func TestNotation(t *testing.T) {
 	refused("another digest's", ref, all, "content descriptor mismatch")
 	stranger.Notate(t, digest, digest, jws)
 	refused("a stranger's", ref, all, "of 2 signatures none is accepted")
-	policytest.AttachAs(t, digest, "application/vnd.cncf.notary.signature", jws, nil, []byte("{}"))
+	policytest.AttachAs(t, digest, ours.NotationType, jws, nil, []byte("{}"))
 	refused("no signature", ref, all, "of 3 signatures none is accepted")
 	refused("no statement", ref, trustPolicy("strict", host+"/x/other", "*"), "no statement is for "+repository)
 	refused("no version", ref, strings.Replace(all, "1.0", "9.9", 1),

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -33,9 +32,6 @@ const (
 	maxClaim      = 64 << 10 // bytes
 )
 
-// SignatureTag is the tag of cosign's signatures of an image.
-func SignatureTag(of layout.Digest) string { return strings.Replace(string(of), ":", "-", 1) + ".sig" }
-
 // claim is a signature in cosign's first format, and what it signs.
 type claim struct {
 	payload     []byte
@@ -46,7 +42,7 @@ type claim struct {
 // claims returns the signatures beside an image, in cosign's first format.
 func claims(ctx context.Context, s Subject) (all []signed, err error) {
 	for _, digest := range s.digests() {
-		desc, err := s.from.Resolve(ctx, SignatureTag(digest))
+		desc, err := s.from.Resolve(ctx, digest.CosignTag())
 		if errdefs.IsNotFound(err) {
 			continue
 		}

@@ -40,8 +40,7 @@ func Find(root fs.FS) (all []Found, err error) {
 }
 
 // Check asks the policy about an image, and returns what has accepted it: one for each requirement. Nothing but what
-// is
-// beside the image is fetched. A refusal is a [RefusedError], also where the policy cannot be read.
+// is beside the image is fetched. A refusal is a [RefusedError], also where the policy cannot be read.
 func (f Found) Check(ctx context.Context, s Subject) ([]api.Acceptance, error) {
 	all, err := f.check(ctx, s)
 	// What a stranger has written into a certificate or a signature is not for a terminal.

@@ -14,7 +14,6 @@ import (
 	_ "github.com/notaryproject/notation-core-go/signature/cose" // a form of signatures
 	_ "github.com/notaryproject/notation-core-go/signature/jws"  // the other one
 	"github.com/notaryproject/notation-go"
-	"github.com/notaryproject/notation-go/registry"
 	"github.com/notaryproject/notation-go/verifier"
 	"github.com/notaryproject/notation-go/verifier/trustpolicy"
 	"github.com/notaryproject/notation-go/verifier/truststore"
@@ -78,7 +77,7 @@ func (p *trustPolicy) check(ctx context.Context, s Subject, root fs.FS) ([]api.A
 	}
 	var why []string
 	for _, desc := range s.descs {
-		list, err := s.from.Referrers(ctx, layout.Digest(desc.Digest), registry.ArtifactTypeNotation)
+		list, err := s.from.Referrers(ctx, layout.Digest(desc.Digest), layout.NotationType)
 		if err != nil {
 			return nil, fmt.Errorf("signatures of %s: %w", desc.Digest, err)
 		}
@@ -125,7 +124,7 @@ func readEnvelope(ctx context.Context, from Repository, d ocispec.Descriptor) (k
 	}
 	var m ocispec.Manifest
 	if json.Unmarshal(b, &m) != nil || len(m.Layers) != 1 || m.Layers[0].Size > maxEnvelope ||
-		m.ArtifactType != registry.ArtifactTypeNotation && m.Config.MediaType != registry.ArtifactTypeNotation {
+		m.ArtifactType != layout.NotationType && m.Config.MediaType != layout.NotationType {
 		return "", nil, nil
 	}
 	blob, err = image.ReadBlob(ctx, from, m.Layers[0])

@@ -1,6 +1,5 @@
-// Package policy says which images a node or a person accepts: by containers' policy.json, as podman, skopeo and
-// bootc
-// read it (containers-policy.json(5)).
+// Package policy says which images a node or a person accepts: by containers' policy.json, as podman, skopeo and bootc
+// read it (containers-policy.json(5)), and by a trust policy of the Notary Project, as notation reads it.
 //
 //	{"default": [REQUIREMENT, …],
 //	 "transports": {"docker": {"registry.example/os": [REQUIREMENT, …], …}, …}}
@@ -8,23 +7,16 @@
 // Of the scopes that an image is in, the most specific one counts; each of its requirements has to be met. Signatures
 // are read from where the image is, never from another place, and verified with what the policy names:
 //
-//	sha256-<digest>.sig      a tag, cosign's first format: layers are claims (JSON), a layer's annotation
-//	                         dev.cosignproject.cosign/signature is the signature of that claim
+//	sha256-<digest>.sig  a tag, cosign's first format: layers are claims (JSON). A layer's annotations say by whom:
+//	                       dev.cosignproject.cosign/signature       the signature of that claim
+//	                       dev.sigstore.cosign/certificate, …/chain of whoever has signed (PEM)
+//	                       dev.sigstore.cosign/bundle               what a log has promised (JSON)
 //	  {"critical": {"identity": {"docker-reference": NAME},
 //	                "image": {"docker-manifest-digest": DIGEST},
 //	                "type": "cosign container image signature"}, "optional": …}
-//	                         and dev.sigstore.cosign/certificate, …/chain, …/bundle say whose certificate signed
-//	                         (PEM), and what a log has promised (JSON)
-//	a referrer               a bundle of sigstore's, application/vnd.dev.sigstore.bundle.v0.3+json, with a
-//
-// statement of
-//
-//	in-toto whose predicate is https://sigstore.dev/cosign/sign/v1 and whose subject has
-//
-// the
-//
-//	image's name and digest
-//	another referrer         notation's signature, application/vnd.cncf.notary.signature: JWS or COSE
+//	a referrer           a bundle of sigstore's, application/vnd.dev.sigstore.bundle.v0.3+json, with a statement of
+//	                     in-toto: predicate https://sigstore.dev/cosign/sign/v1, subject the image's name and digest
+//	another referrer     notation's signature, application/vnd.cncf.notary.signature: JWS or COSE
 //
 // Formats: https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md and BUNDLE_SPEC.md beside it;
 // https://github.com/notaryproject/specifications/blob/main/specs/signature-specification.md.

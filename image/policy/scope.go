@@ -22,8 +22,7 @@ type Subject struct {
 	scopes    []string        // the most specific first
 	name      reference.Named // what it was asked for by; nil where that is no name of a registry
 	// descs are its manifest, and the index that led to it: whoever has signed that has signed what it lists. None
-	// where
-	// the image has no manifest.
+	// where the image has no manifest.
 	descs []ocispec.Descriptor
 	from  Repository // nil where nothing can be beside the image
 }
@@ -43,8 +42,7 @@ var transports = map[source.Kind]string{
 	source.Directory: "dir",
 }
 
-// Of describes an image that was opened by a reference. Signatures of one that containerd has are in the registry
-// that
+// Of describes an image that was opened by a reference. Signatures of one that containerd has are in the registry that
 // its name says.
 func Of(ref source.Ref, img *source.Image, at func(name string) (Repository, error)) (s Subject, err error) {
 	if s.transport = transports[ref.Kind]; s.transport == "" {
@@ -95,8 +93,7 @@ func Of(ref source.Ref, img *source.Image, at func(name string) (Repository, err
 	return s, nil
 }
 
-// namedScopes are the scopes of an image in a registry: name and tag or digest, the repository, what is above it up
-// to
+// namedScopes are the scopes of an image in a registry: name and tag or digest, the repository, what is above it up to
 // the host with its port, and then *.DOMAIN for each domain that the host is in.
 func namedScopes(named reference.Named) (all []string) {
 	all = append(all, named.String())

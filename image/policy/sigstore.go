@@ -25,6 +25,7 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature"
 
 	"github.com/kairos-buildkit/kairos/image"
+	"github.com/kairos-buildkit/kairos/layout"
 )
 
 // trusted is what a requirement trusts, with the files that it names read.
@@ -246,7 +247,6 @@ func logEntry(b []byte) (*protorekor.TransparencyLogEntry, error) {
 
 // What is known of bundles beside an image.
 const (
-	bundleType    = "application/vnd.dev.sigstore.bundle.v0.3+json"
 	signPredicate = "https://sigstore.dev/cosign/sign/v1"
 	maxBundle     = 1 << 20 // bytes
 )
@@ -270,7 +270,7 @@ type statement struct {
 // built from, are left out: they say nothing of whether it may be used.
 func bundles(ctx context.Context, s Subject) (all []signed, err error) {
 	for _, digest := range s.digests() {
-		list, err := s.from.Referrers(ctx, digest, bundleType)
+		list, err := s.from.Referrers(ctx, digest, layout.BundleType)
 		if err != nil {
 			return nil, fmt.Errorf("signatures of %s: %w", digest, err)
 		}
@@ -298,7 +298,7 @@ func readBundle(ctx context.Context, from Repository, d ocispec.Descriptor) (sig
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return broken{err}, nil //nolint:nilerr // it is one that cannot be read
 	}
-	if m.ArtifactType != bundleType || len(m.Layers) != 1 || m.Layers[0].MediaType != bundleType {
+	if m.ArtifactType != layout.BundleType || len(m.Layers) != 1 || m.Layers[0].MediaType != layout.BundleType {
 		return nil, nil
 	}
 	if size := m.Layers[0].Size; size > maxBundle {

@@ -97,6 +97,13 @@ func (r *Repository) Tag(ctx context.Context, desc ocispec.Descriptor, manifest 
 	return fresh.push(ctx, r.Name, desc, bytes.NewReader(manifest))
 }
 
+// TagAs pushes a manifest by another tag.
+func (r *Repository) TagAs(ctx context.Context, tag string, desc ocispec.Descriptor, manifest []byte) error {
+	fresh := *r // as in Tag
+	fresh.resolver = docker.NewResolver(docker.ResolverOptions{Hosts: r.hosts})
+	return fresh.push(ctx, r.repo.Name()+":"+tag, desc, bytes.NewReader(manifest))
+}
+
 // Resolve returns what another tag or digest of the repository names.
 func (r *Repository) Resolve(ctx context.Context, tag string) (ocispec.Descriptor, error) {
 	_, desc, err := r.resolver.Resolve(quiet(ctx), r.repo.Name()+":"+tag)

@@ -37,6 +37,8 @@ type Destination interface {
 	) (ocispec.Descriptor, error)
 	// Tag gives an index or a manifest that was pushed the name that the destination was opened with.
 	Tag(ctx context.Context, desc ocispec.Descriptor, manifest []byte) error
+	// TagAs gives a manifest that was pushed another tag.
+	TagAs(ctx context.Context, tag string, desc ocispec.Descriptor, manifest []byte) error
 	// Finish ends the copy. With an error that is not nil, an archive is not made.
 	Finish(failed error) error
 }
@@ -105,16 +107,22 @@ func (n *names) refer(desc ocispec.Descriptor, artifactType string) {
 	}
 }
 
-// name gives a manifest the tag. What had it before is not listed any more. Images come before what refers to them.
-func (n *names) name(desc ocispec.Descriptor) {
+// name gives a manifest a tag. What had it before is not listed any more. Images come before what refers to them.
+func (n *names) name(tag string, desc ocispec.Descriptor) {
 	desc = ocispec.Descriptor{
 		MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size,
-		Annotations: map[string]string{ocispec.AnnotationRefName: n.tag},
+		Annotations: map[string]string{ocispec.AnnotationRefName: tag},
 	}
 	n.index = slices.DeleteFunc(n.index, func(d ocispec.Descriptor) bool {
-		return d.Annotations[ocispec.AnnotationRefName] == n.tag && d.Annotations[images.AnnotationImageName] == ""
+		return d.Annotations[ocispec.AnnotationRefName] == tag && d.Annotations[images.AnnotationImageName] == ""
 	})
 	n.index = append([]ocispec.Descriptor{desc}, n.index...)
+}
+
+// TagAs implements Destination.
+func (n *names) TagAs(_ context.Context, tag string, desc ocispec.Descriptor, _ []byte) error {
+	n.name(tag, desc)
+	return nil
 }
 
 func (n *names) marshal() ([]byte, error) {
@@ -237,7 +245,7 @@ func (l *newLayout) PushReferrer(
 }
 
 func (l *newLayout) Tag(_ context.Context, desc ocispec.Descriptor, _ []byte) error {
-	l.name(desc)
+	l.name(l.tag, desc)
 	b, err := l.marshal()
 	if err != nil {
 		return err
@@ -315,7 +323,7 @@ func (a *newArchive) PushReferrer(
 }
 
 func (a *newArchive) Tag(_ context.Context, desc ocispec.Descriptor, _ []byte) error {
-	a.name(desc)
+	a.name(a.tag, desc)
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -131,6 +132,10 @@ func tagged(manifests []ocispec.Descriptor, tag string) ([]ocispec.Descriptor, e
 	if want == "" {
 		want = "latest"
 	}
+	// Signatures of cosign's look like images, but for their names.
+	manifests = slices.DeleteFunc(slices.Clone(manifests), func(m ocispec.Descriptor) bool {
+		return layout.IsCosignTag(m.Annotations[ocispec.AnnotationRefName])
+	})
 	var found []ocispec.Descriptor
 	names := map[string]bool{}
 	for _, m := range manifests {

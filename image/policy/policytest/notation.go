@@ -18,6 +18,8 @@ import (
 	"github.com/notaryproject/notation-go/signer"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/kairos-buildkit/kairos/layout"
 )
 
 // Signer signs as notation does: with a certificate.
@@ -100,5 +102,5 @@ func (s Signer) Notate(t testing.TB, of, to name.Digest, form string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	AttachAs(t, to, "application/vnd.cncf.notary.signature", form, nil, b)
+	AttachAs(t, to, layout.NotationType, form, nil, b)
 }

@@ -21,7 +21,6 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/sigstore/sigstore/pkg/signature/payload"
 
-	"github.com/kairos-buildkit/kairos/image/policy"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -101,7 +100,7 @@ func Push(t testing.TB, image name.Digest, layers ...mutate.Addendum) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tag := image.Tag(policy.SignatureTag(layout.Digest(image.DigestStr())))
+	tag := image.Tag(layout.Digest(image.DigestStr()).CosignTag())
 	if err := remote.Write(tag, img); err != nil {
 		t.Fatal(err)
 	}

@@ -28,6 +28,8 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/kairos-buildkit/kairos/layout"
 )
 
 // Sigstore is one of its own: a CA, a log, and people who have certificates.
@@ -190,8 +192,6 @@ func Statement(t testing.TB, predicate, as string, image name.Digest) []byte {
 	return b
 }
 
-const bundleType = "application/vnd.dev.sigstore.bundle.v0.3+json"
-
 const payloadType = "application/vnd.in-toto+json"
 
 // Bundle is a statement that an identity has signed.
@@ -245,7 +245,7 @@ func envelope(statement, signature []byte) *protobundle.Bundle_DsseEnvelope {
 
 func marshal(t testing.TB, b *protobundle.Bundle) []byte {
 	t.Helper()
-	b.MediaType = bundleType
+	b.MediaType = layout.BundleType
 	out, err := protojson.Marshal(b)
 	if err != nil {
 		t.Fatal(err)
@@ -255,7 +255,7 @@ func marshal(t testing.TB, b *protobundle.Bundle) []byte {
 
 // Attach pushes a bundle as what refers to an image.
 func Attach(t testing.TB, image name.Digest, bundle []byte) {
-	AttachAs(t, image, bundleType, bundleType, nil, bundle)
+	AttachAs(t, image, layout.BundleType, layout.BundleType, nil, bundle)
 }
 
 // AttachAs pushes an artifact of a type that refers to an image, with one blob.
@@ -277,7 +277,8 @@ func AttachAs(
 			MediaType: string(subject.MediaType), Digest: digest.Digest(subject.Digest.String()), Size: subject.Size,
 		},
 	}
-	m.Config.Data = nil
+	// Registries that are older than the field take the config's type for the artifact's.
+	m.Config.Data, m.Config.MediaType = nil, artifactType
 	for _, b := range [][]byte{blob, []byte("{}")} {
 		if err := remote.WriteLayer(image.Context(), static.NewLayer(b, types.MediaType(blobType))); err != nil {
 			t.Fatal(err)
