@@ -26,14 +26,15 @@ func TestNames(t *testing.T) {
 		{Status{Schema: Schema, Mode: ModeInstalled, Firmware: "uefi", Booted: slot, Failed: []Slot{*slot}},
 			`{"schema":1,"mode":"installed","firmware":"uefi","booted":` + slotText + `,"failed":[` + slotText + `]}`},
 		{Status{Schema: Schema, Mode: ModeInstalled,
-			Trust: &Trust{TrustRequired, 1, 2, []Key{{"k", "ed25519", "n"}}},
+			Trust: &Trust{TrustRequired, 1, 2, []Key{{"k", "ed25519", "n"}}, &TPM{TPMFailed, "p", 3, 4}},
 			Booted: &Slot{Release: "r", Epoch: 2, Refused: "why",
 				Signatures: []Signature{{Key{"k", "ed25519", "n"}, true}}}},
 			`{"schema":1,"mode":"installed","booted":{"release":"r","epoch":2,` +
 				`"signatures":[{"id":"k","algorithm":"ed25519","name":"n","trusted":true}],"refused":"why",` +
 				`"blessed":false,"triesLeft":0,"triesUsed":0},` +
 				`"trust":{"mode":"required","threshold":1,"epoch":2,` +
-				`"keys":[{"id":"k","algorithm":"ed25519","name":"n"}]}}`},
+				`"keys":[{"id":"k","algorithm":"ed25519","name":"n"}],` +
+				`"tpm":{"state":"failed","problem":"p","epoch":3,"recovery":4}}}`},
 		{Result{Release: "r", Version: "v", Changed: true, Recovery: true, Removed: []string{"x"}},
 			`{"release":"r","version":"v","changed":true,"recovery":true,"removed":["x"]}`},
 		{InstallResult{Device: "d", Release: "r", Version: "v"}, `{"device":"d","release":"r","version":"v"}`},
@@ -47,8 +48,10 @@ func TestNames(t *testing.T) {
 				`"labels":[{"name":"n","before":"1","after":"2"}],` +
 				`"packagesUnknown":"u"}`},
 		{GCResult{Removed: []string{}}, `{"removed":[]}`},
-		{Assessment{Release: "r", Outcome: OutcomeGood, Checks: []Check{{"n", true, "o"}}},
-			`{"release":"r","outcome":"good already","checks":[{"name":"n","ok":true,"output":"o"}]}`},
+		{Assessment{Release: "r", Outcome: OutcomeGood, Checks: []Check{{"n", true, "o"}},
+			Problems: []string{"p"}},
+			`{"release":"r","outcome":"good already","checks":[{"name":"n","ok":true,"output":"o"}],` +
+				`"problems":["p"]}`},
 		{Inspection{Schema: Schema, Source: "s", Kind: KindRaw, Size: 1, SectorSize: 512,
 			Partitions: []Partition{{1, "n", "t", "g", 2, 3, "ext4", "l"}},
 			Releases: []Release{{Release: "r", Version: "v", Place: PlaceState, Role: "active", Image: "i",

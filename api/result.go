@@ -66,6 +66,9 @@ type Assessment struct {
 	// Outcome is one of OutcomeBlessed, OutcomeGood, OutcomeNoTrial and OutcomeUnhealthy.
 	Outcome string  `json:"outcome"`
 	Checks  []Check `json:"checks,omitempty"`
+	// Problems are what could not be done beside that, such as raising the lowest epoch in the TPM: the outcome
+	// stands.
+	Problems []string `json:"problems,omitempty"`
 }
 
 // Check is how one health check ended.

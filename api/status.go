@@ -90,10 +90,14 @@ type Slot struct {
 	Failure *Failure `json:"failure,omitempty"`
 }
 
-// Modes of [Trust].
+// Modes of [Trust], and states of its [TPM].
 const (
 	TrustRequired = "required" // what the keys have not signed does not boot
 	TrustWarn     = "warn"     // it is said, and boots
+
+	TPMReady  = "ready"  // it answers
+	TPMNone   = "none"   // the machine has none: Epoch of [Trust] is all that is asked for
+	TPMFailed = "failed" // it does not answer, or not as it should: the same
 )
 
 // Trust is what a sealed system asks of each release that is to boot.
@@ -104,6 +108,18 @@ type Trust struct {
 	Threshold int   `json:"threshold"`
 	Epoch     int64 `json:"epoch"`
 	Keys      []Key `json:"keys"` // sorted by ID
+	// TPM is what the machine's TPM asks for beside that. nil: the image does not have it keep anything.
+	TPM *TPM `json:"tpm,omitempty"`
+}
+
+// TPM has the lowest indexes against rollback that a machine's TPM holds: those of the releases that have come up.
+type TPM struct {
+	// State is one of TPMReady, TPMNone and TPMFailed; Problem says why it failed.
+	State   string `json:"state"`
+	Problem string `json:"problem,omitempty"`
+	// Epoch is the lowest of what boots as the system, Recovery that of the recovery system. 0: any.
+	Epoch    int64 `json:"epoch"`
+	Recovery int64 `json:"recovery"`
 }
 
 // Key is a public key.

@@ -183,7 +183,15 @@ func (t tree) inputs(o Options) (*inputs, error) {
 	if err != nil {
 		return nil, err
 	}
-	if in.modules, err = initrd.Select(modules, o.Modules); err != nil {
+	anchor, err := Trust(t.FS, o)
+	if err != nil {
+		return nil, err
+	}
+	var more []string
+	if anchor != nil && anchor.TPM {
+		more = layout.TPMModules()
+	}
+	if in.modules, err = initrd.Select(modules, o.Modules, more...); err != nil {
 		return nil, fmt.Errorf("kernel %s: %w", k.Version, err)
 	}
 	words := defaultCmdline(arch)
@@ -195,10 +203,6 @@ func (t tree) inputs(o Options) (*inputs, error) {
 		return nil, err
 	}
 	in.cmdline = cmdline.String()
-	anchor, err := Trust(t.FS, o)
-	if err != nil {
-		return nil, err
-	}
 	if in.trust, err = trustFile(anchor, in.cmdline); err != nil {
 		return nil, err
 	}
@@ -206,6 +210,10 @@ func (t tree) inputs(o Options) (*inputs, error) {
 		// An image that is derived from an older one: its keys would protect nothing, in silence.
 		return nil, fmt.Errorf("/%s has keys, and the image's boot layer is of a version that checks no signatures: "+
 			"build its base image again with this version", layout.ImageTrustDir)
+	}
+	if anchor != nil && anchor.TPM && !bytes.Contains(in.init, []byte(layout.FirmwareTPM)) {
+		return nil, fmt.Errorf("/%s asks for the TPM, and the image's boot layer is of a version that does not read "+
+			"it: build its base image again with this version", layout.ImageTrustPolicy)
 	}
 	if in.secureBoot, err = ReadSecureBoot(t.FS, o); err != nil {
 		return nil, err

@@ -24,6 +24,8 @@ type trustPolicy struct {
 	Threshold int `json:"threshold"`
 	// Epoch is the lowest index against rollback of a release that is accepted.
 	Epoch int64 `json:"epoch"`
+	// TPM has the machine's TPM keep a lowest epoch, too, see [trust.Anchor].
+	TPM bool `json:"tpm"`
 	// Cmdline are words that may be on the kernel's command line besides the image's own, see [trust.Anchor].
 	Cmdline []string `json:"cmdline"`
 }
@@ -65,7 +67,7 @@ func Trust(root fs.FS, o Options) (*trust.Anchor, error) {
 	if a.Warn, err = trust.ParseMode(mode); err != nil {
 		return nil, fmt.Errorf("/%s and the label %s: %w", layout.ImageTrustPolicy, layout.ImageLabelTrust, err)
 	}
-	a.Threshold, a.Epoch, a.Cmdline = policy.Threshold, policy.Epoch, policy.Cmdline
+	a.Threshold, a.Epoch, a.TPM, a.Cmdline = policy.Threshold, policy.Epoch, policy.TPM, policy.Cmdline
 	slices.Sort(a.Cmdline)
 	a.Cmdline = slices.Compact(a.Cmdline)
 	if _, err := a.Marshal(); err != nil {

@@ -14,19 +14,25 @@ import (
 	"github.com/kairos-buildkit/kairos/trust/trusttest"
 )
 
-// inInitrd returns trust.json as it stands in an initrd, "" where there is none.
-func inInitrd(t *testing.T, packed []byte) string {
+// cpio unpacks an initrd.
+func cpio(t *testing.T, packed []byte) []byte {
 	t.Helper()
 	d, err := zstd.NewReader(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	cpio, err := d.DecodeAll(packed, nil)
+	b, err := d.DecodeAll(packed, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, after, ok := bytes.Cut(cpio, []byte(layout.InitrdTrust+"\x00"))
+	return b
+}
+
+// inInitrd returns trust.json as it stands in an initrd, "" where there is none.
+func inInitrd(t *testing.T, packed []byte) string {
+	t.Helper()
+	_, after, ok := bytes.Cut(cpio(t, packed), []byte(layout.InitrdTrust+"\x00"))
 	if !ok {
 		return ""
 	}
@@ -91,6 +97,31 @@ func TestTrustIsInTheInitrd(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, a, err)
 		}
 	}
+	// Who asks for what the TPM holds has its drivers in the initrd, and nobody else has.
+	withTPM := func(policy string) bool {
+		tree := sealed(map[string]string{"policy.json": policy})
+		dir := "usr/lib/modules/6.12.1/"
+		for _, m := range layout.TPMModules() {
+			name := "kernel/drivers/char/tpm/" + m + ".ko"
+			tree[dir+name] = file("\x7fELF " + m)
+			tree[dir+"modules.dep"] = file(string(tree[dir+"modules.dep"].Data) + name + ":\n")
+		}
+		made := install(t, tree, Options{})
+		a, err := trust.ParseAnchor([]byte(inInitrd(t, made.Initrd)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := cpio(t, made.Initrd)
+		for _, m := range layout.TPMModules() {
+			if bytes.Contains(text, []byte("\x7fELF "+m)) != a.TPM {
+				t.Errorf("%s: the module %s", policy, m)
+			}
+		}
+		return a.TPM
+	}
+	if withTPM(`{}`) || withTPM(`{"tpm": false}`) || !withTPM(`{"tpm": true}`) {
+		t.Error("the policy's word is not trust.json's")
+	}
 	// Boot files with other keys do not fit.
 	tree := sealed(nil)
 	install(t, tree, Options{})
@@ -109,6 +140,14 @@ func TestTrustNeedsAnInitThatReadsIt(t *testing.T) {
 	tree[layout.ImageTrustDir+"/a.pub"] = file(string(trusttest.Key(t, trust.Ed25519).PEM()))
 	tree[layout.ImageInit] = file("\x7fELF an older /init")
 	if _, err := Make(tree, Options{}); err == nil || !strings.Contains(err.Error(), "checks no signatures") {
+		t.Error(err)
+	}
+	tree[layout.ImageInit] = file("\x7fELF a later one with " + layout.InitrdTrust)
+	if _, err := Make(tree, Options{}); err != nil {
+		t.Error(err)
+	}
+	tree[layout.ImageTrustPolicy] = file(`{"tpm": true}`)
+	if _, err := Make(tree, Options{}); err == nil || !strings.Contains(err.Error(), "does not read it") {
 		t.Error(err)
 	}
 }

@@ -34,6 +34,9 @@ const (
 	ImageTrustPolicy = ImageTrustDir + "/policy.json"
 	// InitrdTrust is what /init reads of it, in the initrd.
 	InitrdTrust = "kairos/trust.json"
+	// FirmwareTPM is there where the firmware says that the machine has a TPM 2.0: a table of ACPI ("TPM2", TCG ACPI
+	// Specification 1.4), as Linux shows it. /init looks for it.
+	FirmwareTPM = "sys/firmware/acpi/tables/TPM2"
 
 	// ImageSecureBootDir holds ImageSecureBootCert, the certificate (PEM or DER) of the key that signs the image's
 	// boot files for Secure Boot, and PK.auth, KEK.auth and db.auth, which give a firmware in setup mode its keys.
@@ -113,3 +116,7 @@ const (
 	// NotationType is the artifactType of a signature of notation's beside an image.
 	NotationType = "application/vnd.cncf.notary.signature"
 )
+
+// TPMModules returns the drivers of TPMs 2.0 as far as firmware of PCs and servers presents them. An initrd has them
+// where its trust.json asks for what the TPM holds.
+func TPMModules() []string { return []string{"tpm_crb", "tpm_tis"} }

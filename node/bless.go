@@ -69,6 +69,7 @@ func (m *Machine) Bless(v Verdict) (api.Assessment, error) {
 	if m.Boot.Role != layout.RoleSystem {
 		if m.ESP != nil {
 			_ = m.forgetRestart() // a medium that comes up next waits for a person, at worst
+			a.Problems = m.raised(m.Recovery, a.Release)
 			return a, m.ESP.Mirror()
 		}
 		return a, nil
@@ -108,6 +109,8 @@ func (m *Machine) Bless(v Verdict) (api.Assessment, error) {
 	}
 	_ = m.forgetRestart() // as above
 	err = mark(m.Root, layout.RunBlessed)
+	// Not before: until here the release below is what is fallen back to.
+	a.Problems = m.raised(m.State, a.Release)
 	// Last: a report of an earlier try is of no use any more, and no harm either.
 	report := filepath.Join(m.State.Dir(), layout.FailurePath(a.Release))
 	if _, there := os.Stat(report); there == nil {

@@ -70,7 +70,8 @@ func (m *Machine) CheckUpgrade(ctx context.Context, o CheckOptions) (c api.Upgra
 		return c, err
 	}
 	if anchor != nil && !anchor.Warn {
-		if _, err := m.signedSource(ctx, target, img, m.hasThen(target, img), anchor); err != nil {
+		if _, err := m.signedSource(ctx, target, img, m.hasThen(target, img),
+			m.withFloor(anchor, m.roleOf(target))); err != nil {
 			return refused(err)
 		}
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/kairos-buildkit/kairos/image/source"
 	"github.com/kairos-buildkit/kairos/internal/durable"
 	"github.com/kairos-buildkit/kairos/internal/efivars"
+	"github.com/kairos-buildkit/kairos/internal/tpm"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/loader"
 	"github.com/kairos-buildkit/kairos/store"
@@ -56,7 +57,7 @@ func fakeMachine(t testing.TB, disk string, firmware, booted, cache string, d *d
 		), Recovery: store.NewOn(filepath.Join(disk, recoveryDir), d),
 		ESP:   fakeESP(disk, firmware, d),
 		OEM:   filepath.Join(disk, oemDir),
-		Cache: cache, bootFiles: fakeBootFiles, freeBytes: store.Free,
+		Cache: cache, bootFiles: fakeBootFiles, openTPM: tpm.Open, freeBytes: store.Free,
 	}
 }
 

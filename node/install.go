@@ -276,7 +276,7 @@ func (m *Machine) system(
 	if err != nil {
 		return s, nil, err
 	}
-	if err := m.acceptable(release, boot.UKI, facts, o.Progress); err != nil {
+	if err := m.acceptable(release, boot.UKI, facts, o.Progress, everywhere...); err != nil {
 		return s, nil, err
 	}
 	s = disk.System{
@@ -412,7 +412,7 @@ func (m *Machine) adopt(ctx context.Context, medium *store.Store, release layout
 	if err != nil {
 		return err
 	}
-	if err := m.acceptable(release, bootFiles.UKI, facts, o.Progress); err != nil {
+	if err := m.acceptable(release, bootFiles.UKI, facts, o.Progress, everywhere...); err != nil {
 		return err
 	}
 	for _, s := range []*store.Store{m.State, m.Recovery} {

@@ -13,6 +13,7 @@ import (
 	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/disk/fat"
 	"github.com/kairos-buildkit/kairos/internal/efivars"
+	"github.com/kairos-buildkit/kairos/internal/tpm"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/loader"
 	"github.com/kairos-buildkit/kairos/store"
@@ -31,7 +32,7 @@ func Look(root string) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
-	m := &Machine{Boot: b, Root: root}
+	m := &Machine{Boot: b, Root: root, openTPM: tpm.Open}
 	if b.Role == layout.RoleLive {
 		return m.Status()
 	}
@@ -47,12 +48,12 @@ func Look(root string) (api.Status, error) {
 	if b.Role == layout.RoleSystem {
 		m.State = here
 	}
-	booted := m.slotsOf(here)
+	booted := m.slotsOf(here, b.Role)
 	missing := false
 	other := func(e layout.Entry) *api.Slot {
 		s, ok := known[e.ID]
 		if files, done := m.unmountedStore(); !ok && files != nil {
-			s, ok = *m.slot(files, e), true
+			s, ok = *m.slot(files, layout.RoleRecovery, e), true
 			done()
 		}
 		missing = missing || !ok
@@ -156,9 +157,13 @@ func (m *Machine) Remember() error {
 		if err != nil {
 			return err
 		}
+		role := layout.RoleRecovery
+		if m.Boot.Role == layout.RoleRecovery {
+			role = layout.RoleSystem
+		}
 		for _, e := range state.All() {
 			if (e.Seq == layout.RecoverySeq) == (m.Boot.Role == layout.RoleSystem) {
-				known[e.ID] = *m.slot(files, e)
+				known[e.ID] = *m.slot(files, role, e)
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/kairos-buildkit/kairos/disk/fat"
 	"github.com/kairos-buildkit/kairos/internal/durable"
+	"github.com/kairos-buildkit/kairos/internal/tpm"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/loader"
 	"github.com/kairos-buildkit/kairos/node/partition"
@@ -31,6 +32,8 @@ type Machine struct {
 	mounts *partition.Set
 	// bootFiles takes a release's boot files out of a store: readBootFiles, or a test's.
 	bootFiles func(*store.Store, layout.Release, Progress) (loader.BootFiles, bootFacts, error)
+	// openTPM opens the TPM in the folder of devices: tpm.Open, or a test's.
+	openTPM func(dev string) (*tpm.TPM, error)
 	// freeBytes says how many bytes are free in the file system that a folder is in: store.Free, or a test.
 	freeBytes func(dir string) (int64, error)
 }
@@ -106,7 +109,10 @@ func open(
 	on *partition.Set,
 	only ...string,
 ) (_ *Machine, err error) {
-	m := &Machine{Boot: boot, Root: root, FS: d, mounts: on, bootFiles: readBootFiles, freeBytes: store.Free}
+	m := &Machine{
+		Boot: boot, Root: root, FS: d, mounts: on,
+		bootFiles: readBootFiles, openTPM: tpm.Open, freeBytes: store.Free,
+	}
 	if boot.Role == layout.RoleLive {
 		return m, nil
 	}

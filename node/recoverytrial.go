@@ -147,6 +147,10 @@ func (m *Machine) settleRecovery(ctx context.Context) error {
 		if err := m.ESP.PromoteRecovery(); err != nil {
 			return err
 		}
+		// Where that fails the recovery system does it when it runs.
+		if r, err := m.Recovery.Release(t.ID); err == nil {
+			_ = m.raiseFloor(r, layout.RoleRecovery)
+		}
 		_, err := m.Recovery.GC(ctx, []string{t.ID})
 		return err
 	}
@@ -177,7 +181,8 @@ const neverUp = "it was started once and did not come up: it stopped before it c
 
 // rememberTrial keeps on STATE why a recovery system on trial has failed: it goes from RECOVERY.
 func (m *Machine) rememberTrial(t layout.Entry) error {
-	failed := api.RecoveryTrial{State: api.TrialFailed, Slot: *m.slot(os.DirFS(m.Recovery.Dir()), t)}
+	slot := m.slot(os.DirFS(m.Recovery.Dir()), layout.RoleRecovery, t)
+	failed := api.RecoveryTrial{State: api.TrialFailed, Slot: *slot}
 	switch {
 	case failed.Failure != nil:
 	case failed.Problem != "":

@@ -80,7 +80,7 @@ func (m *Machine) Reset(ctx context.Context, o ResetOptions) (r api.Result, err 
 		return r, err
 	}
 	// Before anything is erased: what /init refuses would be all that is left.
-	if err := m.trusted(release, facts.anchor, facts.uki, o.Progress); err != nil {
+	if err := m.trusted(release, facts.anchor, facts.uki, o.Progress, layout.RoleSystem); err != nil {
 		return r, err
 	}
 	// The config is read before it may be erased.

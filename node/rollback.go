@@ -49,7 +49,7 @@ func (m *Machine) Rollback(ctx context.Context, id string, progress Progress) (r
 	if err != nil {
 		return r, err
 	}
-	if err := m.acceptable(release, files.UKI, facts, progress); err != nil {
+	if err := m.acceptable(release, files.UKI, facts, progress, layout.RoleSystem); err != nil {
 		return r, err
 	}
 	staged := &stagedRelease{release: release, files: files}

@@ -1,12 +1,14 @@
 package node
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
 
 	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/internal/bounded"
+	"github.com/kairos-buildkit/kairos/internal/tpm"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/trust"
 )
@@ -22,6 +24,9 @@ func (m *Machine) trust() (*api.Trust, error) {
 		t.Mode = api.TrustWarn
 	}
 	names := m.keyNames()
+	if a.TPM {
+		t.TPM = m.tpmStatus()
+	}
 	for _, k := range a.Keys {
 		t.Keys = append(t.Keys, api.Key{ID: string(k.ID), Algorithm: k.Algorithm, Name: names[k.ID]})
 	}
@@ -53,9 +58,22 @@ func (m *Machine) keyNames() map[layout.Digest]string {
 	return names
 }
 
-// signers says who has signed a release, and why the running system would refuse it.
-func (m *Machine) signers(r layout.Release, to *api.Slot) {
+// tpmStatus is what the TPM holds.
+func (m *Machine) tpmStatus() *api.TPM {
+	f, err := m.floors()
+	switch {
+	case errors.Is(err, tpm.ErrNone):
+		return &api.TPM{State: api.TPMNone}
+	case err != nil:
+		return &api.TPM{State: api.TPMFailed, Problem: printable(err.Error())}
+	}
+	return &api.TPM{State: api.TPMReady, Epoch: f.System, Recovery: f.Recovery}
+}
+
+// signers says who has signed a release, and why the running system would refuse it in a role.
+func (m *Machine) signers(r layout.Release, role string, to *api.Slot) {
 	anchor, err := m.anchor()
+	anchor = m.withFloor(anchor, role)
 	if err != nil {
 		to.Refused = err.Error()
 		return

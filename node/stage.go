@@ -132,7 +132,7 @@ func (m *Machine) stage(
 	if release.Signatures, err = m.signaturesOf(ctx, img, release, facts.anchor); err != nil {
 		return nil, err
 	}
-	if err := m.trusted(release, facts.anchor, here.UKI, progress); err != nil {
+	if err := m.trusted(release, facts.anchor, here.UKI, progress, m.roleOf(s)); err != nil {
 		return nil, err
 	}
 	if err := m.startable(release, files.UKI, facts); err != nil {

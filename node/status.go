@@ -20,14 +20,14 @@ import (
 func (m *Machine) Status() (api.Status, error) {
 	if m.ESP == nil {
 		s := m.newStatus()
-		s.Booted = m.slot(os.DirFS(m.bootedStore()), layout.Entry{ID: m.Boot.Release})
+		s.Booted = m.slot(os.DirFS(m.bootedStore()), m.Boot.Role, layout.Entry{ID: m.Boot.Release})
 		return s, nil
 	}
 	state, err := m.ESP.State()
 	if err != nil {
 		return m.newStatus(), err
 	}
-	return m.status(state, m.slotsOf(m.State), m.slotsOf(m.Recovery)), nil
+	return m.status(state, m.slotsOf(m.State, layout.RoleSystem), m.slotsOf(m.Recovery, layout.RoleRecovery)), nil
 }
 
 func (m *Machine) newStatus() api.Status {
@@ -93,11 +93,11 @@ func fullPersistent(bytes, inodes, ofInodes int64) string {
 // slots tells of the release of a boot entry. Nil: its partition cannot be read.
 type slots func(layout.Entry) *api.Slot
 
-func (m *Machine) slotsOf(s *store.Store) slots {
+func (m *Machine) slotsOf(s *store.Store, role string) slots {
 	if s == nil {
 		return nil
 	}
-	return func(e layout.Entry) *api.Slot { return m.slot(os.DirFS(s.Dir()), e) }
+	return func(e layout.Entry) *api.Slot { return m.slot(os.DirFS(s.Dir()), role, e) }
 }
 
 // status is the status of an installed node.
@@ -157,7 +157,7 @@ func (m *Machine) bootedStore() string {
 	return m.path(layout.RunStoreMount)
 }
 
-func (m *Machine) slot(dir fs.FS, e layout.Entry) *api.Slot {
+func (m *Machine) slot(dir fs.FS, role string, e layout.Entry) *api.Slot {
 	s := store.View{FS: dir}
 	out := &api.Slot{Release: e.ID, Blessed: e.Blessed(), TriesLeft: int(e.Left), TriesUsed: int(e.Done)}
 	r, err := s.Release(e.ID)
@@ -169,7 +169,7 @@ func (m *Machine) slot(dir fs.FS, e layout.Entry) *api.Slot {
 	}
 	out.Version, out.Image, out.Epoch = r.Version, r.Image, r.Epoch
 	if err == nil {
-		m.signers(r, out)
+		m.signers(r, role, out)
 		out.Accepted = acceptance(dir, e.ID)
 	}
 	for _, l := range r.Layers {

@@ -33,22 +33,36 @@ func (m *Machine) anchor() (*trust.Anchor, error) {
 	return &a, nil
 }
 
-// acceptable refuses a release that must not boot here: one that is not trusted, or that the firmware would not start.
-func (m *Machine) acceptable(r layout.Release, program []byte, facts bootFacts, progress Progress) error {
-	if err := m.trusted(r, facts.anchor, facts.uki, progress); err != nil {
+// acceptable refuses a release that must not boot here in roles: one that is not trusted, or that the firmware would
+// not start.
+func (m *Machine) acceptable(
+	r layout.Release,
+	program []byte,
+	facts bootFacts,
+	progress Progress,
+	roles ...string,
+) error {
+	if err := m.trusted(r, facts.anchor, facts.uki, progress, roles...); err != nil {
 		return err
 	}
 	return m.startable(r, program, facts)
 }
 
 // trusted refuses a release that the keys of the running system, or those of the release's own image, have not signed,
-// or whose UKI here would be another one. What only warns is noted.
-func (m *Machine) trusted(r layout.Release, own *trust.Anchor, uki layout.Digest, progress Progress) error {
+// or whose UKI here would be another one, or whose epoch is below what this machine starts in the roles that it is to
+// have. What only warns is noted.
+func (m *Machine) trusted(
+	r layout.Release,
+	own *trust.Anchor,
+	uki layout.Digest,
+	progress Progress,
+	roles ...string,
+) error {
 	running, err := m.anchor()
 	if err != nil {
 		return err
 	}
-	return trustedBy(running, r, own, uki, progress)
+	return trustedBy(m.withFloor(running, roles...), r, m.withFloor(own, roles...), uki, progress)
 }
 
 // restorable is [Machine.trusted] for a release whose boot files are here, and are written again. The floor of the
@@ -108,7 +122,7 @@ func (m *Machine) stageFrom(
 	if err != nil {
 		return nil, err
 	}
-	if anchor != nil {
+	if anchor = m.withFloor(anchor, m.roleOf(s)); anchor != nil {
 		beside, err := m.signedSource(ctx, s, img, s.Layer, anchor)
 		if err == nil || !anchor.Warn {
 			return beside, err
@@ -126,7 +140,7 @@ func (m *Machine) refuseUnsigned(ctx context.Context, s *store.Store, img *sourc
 	if err != nil || anchor == nil || anchor.Warn {
 		return err
 	}
-	_, err = m.signedSource(ctx, s, img, s.Layer, anchor)
+	_, err = m.signedSource(ctx, s, img, s.Layer, m.withFloor(anchor, m.roleOf(s)))
 	return err
 }
 

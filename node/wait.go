@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kairos-buildkit/kairos/api"
+	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/loader"
 )
 
@@ -40,7 +41,7 @@ func (m *Machine) refuseFailed(slots loader.State, r api.Result) error {
 			continue
 		}
 		reason := usedUp
-		if f := m.slot(os.DirFS(m.State.Dir()), e).Failure; f != nil && f.Reason != "" {
+		if f := m.slot(os.DirFS(m.State.Dir()), layout.RoleSystem, e).Failure; f != nil && f.Reason != "" {
 			reason = f.Reason
 		}
 		return hasFailed(r, reason)

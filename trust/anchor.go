@@ -28,6 +28,8 @@ type Anchor struct {
 	Threshold int
 	// Epoch is the lowest index against rollback ([layout.Release].Epoch) that a release may have.
 	Epoch int64
+	// TPM says that the machine's TPM holds a lowest epoch, too, which the blessed releases raise.
+	TPM bool
 	// Warn says that what is wrong is said, and goes on: for the time in which a fleet gets signed releases.
 	Warn bool
 	// Cmdline are the words that may be on the kernel's command line, sorted: whole ones, or beginnings that end with
@@ -45,6 +47,7 @@ type anchorV1 struct {
 	Mode      string      `json:"mode"`
 	Threshold int         `json:"threshold"`
 	Epoch     int64       `json:"epoch"`
+	TPM       bool        `json:"tpm,omitempty"` // not there where it is false, as before there was one
 	Cmdline   []string    `json:"cmdline"`
 	Keys      []anchorKey `json:"keys"`
 }
@@ -60,7 +63,8 @@ func (a Anchor) Marshal() ([]byte, error) {
 		return nil, fmt.Errorf("trust: %w", err)
 	}
 	v := anchorV1{
-		Schema: 1, Mode: layout.TrustRequired, Threshold: a.Threshold, Epoch: a.Epoch, Cmdline: a.Cmdline,
+		Schema: 1, Mode: layout.TrustRequired, Threshold: a.Threshold, Epoch: a.Epoch, TPM: a.TPM,
+		Cmdline: a.Cmdline,
 	}
 	if a.Warn {
 		v.Mode = layout.TrustWarn
@@ -102,7 +106,7 @@ func ParseAnchor(b []byte) (Anchor, error) {
 	if err != nil {
 		return Anchor{}, fmt.Errorf("trust: %w", err)
 	}
-	a := Anchor{Threshold: v.Threshold, Epoch: v.Epoch, Warn: warn, Cmdline: v.Cmdline}
+	a := Anchor{Threshold: v.Threshold, Epoch: v.Epoch, TPM: v.TPM, Warn: warn, Cmdline: v.Cmdline}
 	for i, k := range v.Keys {
 		key, err := NewPublicKey(k.Algorithm, k.Key)
 		if err != nil {

@@ -19,8 +19,9 @@ func Tree(version string) fstest.MapFS {
 		"usr/sbin/init":           Link("../lib/systemd/systemd"),
 		"sbin":                    Link("usr/sbin"),
 		"lib":                     Link("usr/lib"),
-		layout.ImageInit:          {Data: []byte("\x7fELF static /init with " + layout.InitrdTrust), Mode: 0o755},
-		layout.ImageStub:          {Data: Program("stub"), Mode: 0o644},
+		layout.ImageInit: {Data: []byte(
+			"\x7fELF static /init with " + layout.InitrdTrust + " " + layout.FirmwareTPM), Mode: 0o755},
+		layout.ImageStub: {Data: Program("stub"), Mode: 0o644},
 	}
 	for _, dir := range []string{"dev", "etc", "proc", "run", "sys", "var", "boot"} {
 		t[dir] = &fstest.MapFile{Mode: fs.ModeDir | 0o755}

@@ -42,7 +42,7 @@ A new recovery system, which "upgrade --recovery" has started once, is found goo
 this; with --boot the machine restarts then.
 
 With -o json the output is one object: release, outcome ("blessed", "good already",
-"not on trial", "unhealthy"), checks ({name, ok, output}).
+"not on trial", "unhealthy"), checks ({name, ok, output}), problems (strings).
 
 ` + exitCodes,
 		Args: cobra.NoArgs,
@@ -63,6 +63,9 @@ With -o json the output is one object: release, outcome ("blessed", "good alread
 					}()
 				}
 				result, err := m.Bless(v)
+				for _, p := range result.Problems {
+					fmt.Fprintln(a.err, "kairos-apply:", p)
+				}
 				var unhealthy *node.UnhealthyError
 				if boot && !m.Boot.Trial && errors.As(err, &unhealthy) {
 					// It was healthy once: it may be again, and somebody may be working on it.

@@ -32,7 +32,8 @@ With -o json the output is one object: schema (1), mode ("installed", "recovery"
 there is one, and a list failed, each with release, version, image, blessed, triesLeft, triesUsed,
 problem (why it cannot boot, where that is known) and failure ({reason, log} of the last time).
 Of a sealed system trust has what a release needs to boot: mode ("required" or "warn"), threshold,
-epoch and keys ({id, algorithm, name}); and each release has its epoch, its signatures (the same, and
+epoch, keys ({id, algorithm, name}) and, where the image asks for that, tpm ({state: "ready", "none" or "failed",
+epoch, recovery: the lowest that the TPM holds}); and each release has its epoch, its signatures (the same, and
 trusted where that key has signed it) and refused, why this system does not accept it.
 recoveryTrial, where there is one, has the same of a new recovery system, and state ("pending", "running", "passed",
 "failed"). problems lists what this boot could not do as configured, such as a persistent path that is not kept.

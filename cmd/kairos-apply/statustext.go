@@ -117,6 +117,9 @@ func trustText(w io.Writer, s api.Status) error {
 	}
 	fmt.Fprintf(w, "\n%s needs %s of these keys and an epoch of %d or more.\n", does,
 		plural(s.Trust.Threshold, "signature"), s.Trust.Epoch)
+	if t := s.Trust.TPM; t != nil {
+		fmt.Fprintln(w, tpmText(*t))
+	}
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, k := range s.Trust.Keys {
 		fmt.Fprintf(t, "    %s\t%s %s\n", dash(k.Name), k.Algorithm, k.ID)
@@ -192,6 +195,18 @@ func slots(s api.Status) (all []slot) {
 		all = append(all, slot{"failed", &s.Failed[i]})
 	}
 	return all
+}
+
+// tpmText says what the TPM asks for.
+func tpmText(t api.TPM) string {
+	switch t.State {
+	case api.TPMNone:
+		return "This machine has no TPM that holds a lowest epoch, too."
+	case api.TPMFailed:
+		return "The TPM is not asked: " + t.Problem
+	}
+	return fmt.Sprintf("This machine's TPM holds the epoch %d as the lowest, and %d as that of the recovery system.",
+		t.Epoch, t.Recovery)
 }
 
 func plural(n int, what string) string {

@@ -45,6 +45,19 @@ passive, bbbb, epoch 0, is not signed
 	if !strings.HasSuffix(b.String(), want) {
 		t.Errorf("%s\nwant at its end %s", b.String(), want)
 	}
+	for want, tpm := range map[string]api.TPM{
+		"or more.\nThis machine's TPM holds the epoch 4 as the lowest, and 2 as that of the recovery system.\n": {
+			State: api.TPMReady, Epoch: 4, Recovery: 2,
+		},
+		"or more.\nThis machine has no TPM that holds":   {State: api.TPMNone},
+		"or more.\nThe TPM is not asked: it is broken\n": {State: api.TPMFailed, Problem: "it is broken"},
+	} {
+		b.Reset()
+		s.Trust.TPM = &tpm
+		if err := statusText(&b, s); err != nil || !strings.Contains(b.String(), want) {
+			t.Errorf("%s\nwant %q, %v", b.String(), want, err)
+		}
+	}
 	b.Reset()
 	s.Trust = nil
 	if err := statusText(&b, s); err != nil || strings.Contains(b.String(), "signed") {

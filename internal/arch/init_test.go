@@ -15,6 +15,10 @@ var foreign = map[string]string{
 	"github.com/diskfs/go-diskfs/backend":        "what go-diskfs reads a table from",
 	"github.com/diskfs/go-diskfs/partition/gpt":  "a torn partition table is healed before the root is there",
 	"github.com/diskfs/go-diskfs/partition/part": "its interface of a partition",
+	"github.com/google/go-tpm/legacy/tpm2":       "go-tpm's tpm2 looks into it",
+	"github.com/google/go-tpm/tpm2":              "a sealed machine's TPM holds the lowest epoch that starts",
+	"github.com/google/go-tpm/tpm2/transport":    "its interface of a TPM",
+	"github.com/google/go-tpm/tpmutil":           "its encoding of structures",
 	"github.com/google/uuid":                     "GUIDs in go-diskfs' GPT",
 	"golang.org/x/sys/unix":                      "system calls",
 }

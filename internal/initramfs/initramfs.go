@@ -23,6 +23,7 @@ import (
 	"github.com/kairos-buildkit/kairos/internal/initramfs/root"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/sealed"
 	"github.com/kairos-buildkit/kairos/internal/mount"
+	"github.com/kairos-buildkit/kairos/internal/tpm"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -135,6 +136,9 @@ func (m *Machine) CheckTrust() error {
 	if err := m.seal.Release(m.Release); err != nil {
 		return err
 	}
+	if err := m.seal.Floor(m.Release, m.Source.Boot.Role, m.floors); err != nil {
+		return err
+	}
 	boot := m.Source.Boot
 	switch {
 	case boot.Firmware == layout.FirmwareBIOS:
@@ -154,6 +158,33 @@ func (m *Machine) CheckTrust() error {
 	}
 	defer esp.Close()
 	return m.seal.UKI(esp, image, m.Release)
+}
+
+// tpmTimeout is how long the kernel may take to show a TPM that the firmware has told it of.
+const tpmTimeout = 10 * time.Second
+
+// floors reads what the machine's TPM holds.
+func (m *Machine) floors() (tpm.Floors, error) {
+	if err := m.Modules.LoadAll(layout.TPMModules()...); err != nil {
+		m.Log.Info("%v", err) // another driver may be the one
+	}
+	for end := time.Now().Add(tpmTimeout); ; time.Sleep(20 * time.Millisecond) {
+		t, err := tpm.Open("/dev")
+		if err == nil {
+			f, err := t.Floors()
+			if err != nil {
+				return f, err // closing would wait for a TPM that hangs
+			}
+			return f, t.Close()
+		}
+		if _, told := os.Stat("/" + layout.FirmwareTPM); told != nil || !errors.Is(err, tpm.ErrNone) {
+			return tpm.Floors{}, err
+		}
+		if time.Now().After(end) {
+			return tpm.Floors{}, fmt.Errorf("the firmware has one, and the kernel shows none within %v: its driver "+
+				"may be missing in the initrd (label %s)", tpmTimeout, layout.ImageLabelModules)
+		}
+	}
 }
 
 // CheckAlone refuses a disk that looks like the one that was booted from, and came later.

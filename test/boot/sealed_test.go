@@ -3,6 +3,8 @@
 package boot
 
 import (
+	"context"
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -11,6 +13,8 @@ import (
 
 	"github.com/kairos-buildkit/kairos/boot"
 	"github.com/kairos-buildkit/kairos/internal/qemu"
+	"github.com/kairos-buildkit/kairos/internal/tpm"
+	"github.com/kairos-buildkit/kairos/internal/tpm/tpmtest"
 	"github.com/kairos-buildkit/kairos/internal/vmtest"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/store"
@@ -53,6 +57,57 @@ func TestSealedBoots(t *testing.T) {
 	vm.Expect("is signed by ecdsa-p256 key", vmtest.BootTimeout)
 	if r := wait(t, vm); r.Boot.Role != layout.RoleSystem || r.Content != img.content || len(r.Boot.Problems) > 0 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// A release whose epoch is below what the machine's TPM holds does not boot, though its own trust.json takes it; where
+// it equals that, it does. The TPM is the kernel's to find: the index is read through its driver.
+func TestSealedEpochInTPM(t *testing.T) {
+	t.Parallel()
+	state := t.TempDir()
+	img := makeImage(t, 1, "")
+	img.release.Epoch = 1
+	img.tree[layout.ImageTrustPolicy] = &fstest.MapFile{Data: []byte(`{"tpm": true}`), Mode: 0o644}
+	img.seal(t, newKey(t), "panic=-1")
+	disk := img.disk(t, 0, true)
+	start := func(t *testing.T) *vmtest.VM {
+		t.Helper()
+		machine, wait, err := qemu.StartTPM(context.Background(), state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = wait() }) // it ends with the machine
+		defer machine.Close()
+		return vmtest.Start(t, qemu.Machine{
+			Firmware: qemu.UEFI, NoNet: true, NoReboot: true, TPM: machine,
+			Drives: []qemu.Drive{{Path: disk, Bus: qemu.Virtio}},
+		})
+	}
+	for _, c := range []struct {
+		raise int64
+		want  string
+	}{
+		{1, "the lowest epoch in the TPM is 1"},
+		{2, "cannot boot: refused: release .* its epoch is 1, and this machine's TPM holds 2 as the lowest"},
+	} {
+		t.Run(fmt.Sprintf("of %d", c.raise), func(t *testing.T) {
+			held := tpm.On(tpmtest.StartIn(t, state)())
+			if f, err := held.Raise(tpm.Floors{System: c.raise}); err != nil || f.System != c.raise {
+				t.Fatalf("%+v, %v", f, err)
+			}
+			if err := held.Close(); err != nil {
+				t.Fatal(err)
+			}
+		})
+		t.Run(fmt.Sprintf("below %d", c.raise), func(t *testing.T) {
+			vm := start(t)
+			vm.Expect(c.want, vmtest.BootTimeout)
+			if c.raise > 1 {
+				vm.WaitOff(time.Minute)
+			} else if r := wait(t, vm); r.Boot.Role != layout.RoleSystem || len(r.Boot.Problems) > 0 {
+				t.Errorf("%+v", r)
+			}
+		})
 	}
 }
 

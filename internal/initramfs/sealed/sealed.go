@@ -17,6 +17,7 @@ import (
 
 	"github.com/kairos-buildkit/kairos/disk/fat"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/console"
+	"github.com/kairos-buildkit/kairos/internal/tpm"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/trust"
 	"github.com/kairos-buildkit/kairos/uki"
@@ -111,6 +112,33 @@ func (s *Seal) Release(r layout.Release) error {
 	for _, k := range signed {
 		s.Log.Info("release %s, epoch %d, is signed by %s key %s", r.ID(), r.Epoch, k.Algorithm, k.ID)
 	}
+	return nil
+}
+
+// Floor says whether a release that starts in a role may do so on this machine: its TPM holds a lowest epoch. Where
+// that cannot be read, it is said, and what the boot file itself asks for is all: whoever can keep a TPM from
+// answering can take it away as well, and a TPM that breaks must not take the machine with it.
+func (s *Seal) Floor(r layout.Release, role string, floors func() (tpm.Floors, error)) error {
+	if s == nil || !s.Anchor.TPM {
+		return nil
+	}
+	f, err := floors()
+	if errors.Is(err, tpm.ErrNone) {
+		s.Unchecked("the lowest epoch in the TPM: " + err.Error())
+		return nil
+	}
+	if err != nil {
+		problem := fmt.Sprintf("not checked: the lowest epoch in the TPM: %v", err)
+		s.Log.Crit("%s", problem)
+		s.Problems = append(s.Problems, problem)
+		return nil
+	}
+	if lowest := f.Of(role); r.Epoch < lowest {
+		return s.Refuse(fmt.Errorf("release %s (%s): its epoch is %d, and this machine's TPM holds %d as the lowest "+
+			"that starts: take a later release; where the machine has another owner now, clear the TPM in the "+
+			"firmware's setup", r.ID(), r.Version, r.Epoch, lowest))
+	}
+	s.Log.Info("the lowest epoch in the TPM is %d", f.Of(role))
 	return nil
 }
 

@@ -2,6 +2,7 @@ package sealed_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -15,6 +16,7 @@ import (
 	"github.com/kairos-buildkit/kairos/internal/initramfs/console"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/medium"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/sealed"
+	"github.com/kairos-buildkit/kairos/internal/tpm"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/trust"
 	"github.com/kairos-buildkit/kairos/trust/sign"
@@ -138,6 +140,47 @@ func TestSealedRelease(t *testing.T) {
 		c.anchor.Warn = true
 		s, err := boots(c.anchor)
 		if err != nil || (c.want != "") != (len(s.Problems) == 1) {
+			t.Errorf("%s, only warned of: %v, %q", name, err, s.Problems)
+		}
+	}
+}
+
+// What the TPM holds is asked for where trust.json says so, of each role apart. A TPM that is not there, or breaks, is
+// said, and the machine starts.
+func TestSealedFloor(t *testing.T) {
+	key := newKey(t)
+	floors := tpm.Floors{System: 3, Recovery: 2} // the release has epoch 2
+	for name, c := range map[string]struct {
+		tpm      bool
+		role     string
+		floors   tpm.Floors
+		err      error
+		refused  bool
+		problems int
+	}{
+		"not asked for":       {false, layout.RoleSystem, floors, nil, false, 0},
+		"the system":          {true, layout.RoleSystem, floors, nil, true, 0},
+		"a live medium":       {true, layout.RoleLive, floors, nil, true, 0},
+		"the recovery system": {true, layout.RoleRecovery, floors, nil, false, 0},
+		"equal":               {true, layout.RoleSystem, tpm.Floors{System: 2}, nil, false, 0},
+		"a recovery's above":  {true, layout.RoleRecovery, tpm.Floors{Recovery: 3}, nil, true, 0},
+		"never raised":        {true, layout.RoleSystem, tpm.Floors{}, nil, false, 0},
+		"no TPM":              {true, layout.RoleSystem, tpm.Floors{}, tpm.ErrNone, false, 0},
+		"a broken TPM":        {true, layout.RoleSystem, tpm.Floors{}, errors.New("it is broken"), false, 1},
+	} {
+		a := anchor(nil, key)
+		a.TPM = c.tpm
+		read := func(a trust.Anchor) (*sealed.Seal, error) {
+			s := read(t, a)
+			return s, s.Floor(release(), c.role, func() (tpm.Floors, error) { return c.floors, c.err })
+		}
+		s, err := read(a)
+		if c.refused != (err != nil && strings.Contains(err.Error(), "this machine's TPM holds 3 as the lowest")) ||
+			len(s.Problems) != c.problems {
+			t.Errorf("%s: %v, %q", name, err, s.Problems)
+		}
+		a.Warn = true
+		if s, err := read(a); err != nil || c.refused != (len(s.Problems) > c.problems) {
 			t.Errorf("%s, only warned of: %v, %q", name, err, s.Problems)
 		}
 	}
