@@ -389,6 +389,7 @@ func (m *Machine) withInstalled(devices map[string]string, id string, do func(*M
 		return err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
+	n.running = store.New(m.bootedStore())
 	return do(n)
 }
 

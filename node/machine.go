@@ -29,7 +29,9 @@ type Machine struct {
 	Cache string
 	FS    *durable.FS
 
-	mounts *partition.Set
+	// running is the store of the image that runs, where Boot tells of a disk that was just installed; nil: Boot does.
+	running *store.Store
+	mounts  *partition.Set
 	// bootFiles takes a release's boot files out of a store: readBootFiles, or a test's.
 	bootFiles func(*store.Store, layout.Release, Progress) (loader.BootFiles, bootFacts, error)
 	// openTPM opens the TPM in the folder of devices: tpm.Open, or a test's.

@@ -16,55 +16,87 @@ import (
 	"github.com/kairos-buildkit/kairos/image/source"
 	"github.com/kairos-buildkit/kairos/internal/bounded"
 	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/release"
 	"github.com/kairos-buildkit/kairos/store"
 )
 
 // allow asks the policies of this node about an image that is to become a release, and refuses one that they do not
-// accept. That of the running image is read from its layers, where no config can change it; that of the node's /etc
-// counts, too, where it is another one, so that a config can ask for more, and never for less.
-func (m *Machine) allow(ctx context.Context, ref source.Ref, img *source.Image, o registry.Options) (err error) {
-	image, err := m.imageTree()
-	if err != nil {
-		return fmt.Errorf("the policy of the running image: %w", err)
-	}
-	roots := []fs.FS{os.DirFS(m.Root)}
-	if image != nil {
-		defer func() { err = errors.Join(err, image.Close()) }()
-		roots = []fs.FS{image, roots[0]}
-	}
+// accept.
+func (m *Machine) allow(ctx context.Context, ref source.Ref, img *source.Image, o registry.Options) error {
 	subject, err := policy.Of(ref, img, func(name string) (policy.Repository, error) {
 		return registry.At(ctx, name, o)
 	})
 	if err != nil {
 		return fmt.Errorf("image %s: %w", ref, err)
 	}
+	img.Accepted, err = m.ask(ctx, subject, "the image "+img.Ref)
+	return err
+}
+
+// allowBeside asks the policies about the release beside an image that was accepted for its signature: that is not one
+// of the release's root hashes.
+func (m *Machine) allowBeside(ctx context.Context, img *source.Image, a release.Artifact) error {
+	if !slices.ContainsFunc(img.Accepted, func(a api.Acceptance) bool { return len(a.Signers) > 0 }) {
+		return nil
+	}
+	ref, err := source.Parse(img.Ref)
+	if err != nil {
+		return err
+	}
+	subject, err := policy.Of(ref, img, nil) // it is where something can be beside it
+	if err != nil {
+		return err
+	}
+	_, err = m.ask(ctx, subject.Artifact(a.Manifest), "the release "+a.Manifest.Digest.String()+" beside it")
+	if err != nil {
+		return fmt.Errorf("the image was accepted for its signature, and %w", err)
+	}
+	return nil
+}
+
+// ask asks all policies of this node. Those of the running image are read from its layers, where no config can change
+// them; those of the node's /etc count, too, where they are other ones, so that a config can ask for more, and never
+// for less.
+func (m *Machine) ask(ctx context.Context, s policy.Subject, what string) (all []api.Acceptance, err error) {
+	image, err := m.imageTree()
+	if err != nil {
+		return nil, fmt.Errorf("the policy of the running image: %w", err)
+	}
+	roots := []fs.FS{os.DirFS(m.Root)}
+	if image != nil {
+		defer func() { err = errors.Join(err, image.Close()) }()
+		roots = []fs.FS{image, roots[0]}
+	}
 	var asked []policy.Found
 	for _, root := range roots {
 		found, err := policy.Find(root)
 		if err != nil {
-			return fmt.Errorf("the node's policies: %w", err)
+			return nil, fmt.Errorf("the node's policies: %w", err)
 		}
 		for _, p := range found {
 			if slices.ContainsFunc(asked, func(a policy.Found) bool { return bytes.Equal(a.Content, p.Content) }) {
 				continue
 			}
 			asked = append(asked, p)
-			accepted, err := p.Check(ctx, subject)
+			accepted, err := p.Check(ctx, s)
 			if refused := (*policy.RefusedError)(nil); errors.As(err, &refused) {
-				return refuse("the policy %s does not accept the image %s: %s", p.Name, img.Ref, refused.What)
+				return nil, refuse("the policy %s does not accept %s: %s", p.Name, what, refused.What)
 			}
 			if err != nil {
-				return fmt.Errorf("whether the policy %s accepts the image %s: %w", p.Name, img.Ref, err)
+				return nil, fmt.Errorf("whether the policy %s accepts %s: %w", p.Name, what, err)
 			}
-			img.Accepted = append(img.Accepted, accepted...)
+			all = append(all, accepted...)
 		}
 	}
-	return nil
+	return all, nil
 }
 
 // imageTree is the running release as its image has it, nil where its record is gone: then what runs has the rest.
 func (m *Machine) imageTree() (*store.Tree, error) {
-	s := store.New(m.bootedStore())
+	s := m.running
+	if s == nil {
+		s = store.New(m.bootedStore())
+	}
 	r, err := s.Release(m.Boot.Release)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -73,12 +105,6 @@ func (m *Machine) imageTree() (*store.Tree, error) {
 		return nil, err
 	}
 	return s.Tree(r.Layers)
-}
-
-// signedOnly says that an image was accepted for a signature of its digest: what is beside it, and is not signed, is
-// not to be believed.
-func signedOnly(img *source.Image) bool {
-	return slices.ContainsFunc(img.Accepted, func(a api.Acceptance) bool { return len(a.Signers) > 0 })
 }
 
 // maxAcceptance bounds the file that says who has accepted a release, in bytes.

@@ -98,13 +98,26 @@ func TestPolicy(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	// The release beside the image is not what was signed.
-	if !strings.Contains(said, "the image was accepted for its signature, and the release is not signed") {
+	if !strings.Contains(said, "the image was accepted for its signature, and the policy /"+policy.File+
+		" does not accept the release "+art.Manifest.Digest.String()) {
 		t.Error(said)
 	}
 	s, err := m.Status()
 	if err != nil || len(s.Active.Accepted) != 1 || s.Active.Accepted[0].Requirement != "sigstoreSigned" ||
 		!strings.HasPrefix(s.Active.Accepted[0].Signers[0], "/etc/cosign.pub (sha256:") || s.Booted.Accepted != nil {
 		t.Errorf("%+v, %v", s.Active, err)
+	}
+	// Signed itself, it is fetched by blocks.
+	of := ref.Context().Digest(art.Manifest.Digest.String())
+	policytest.Sign(t, of, policytest.Claim(t, of, ""), key)
+	m = fresh(signed)
+	o.Progress = nil
+	check, err = m.CheckUpgrade(t.Context(), CheckOptions{UpgradeOptions: o})
+	if err != nil || check.Ranges == 0 {
+		t.Errorf("%+v, %v", check, err)
+	}
+	if r, err := m.Upgrade(t.Context(), o); err != nil || r.Ranges != check.Ranges {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
 
@@ -130,6 +143,10 @@ func TestPolicyOfImageAndConfig(t *testing.T) {
 		return err
 	}
 	wantRefused(t, upgrade(), "is not signed")
+	medium := install(t, t.TempDir(), "uefi", t.TempDir(), with)
+	medium.running = m.State
+	_, err = medium.Upgrade(t.Context(), UpgradeOptions{Source: src})
+	wantRefused(t, err, "is not signed")
 	withFiles(t, m, map[string]string{policy.File: accept})
 	wantRefused(t, upgrade(), "is not signed")
 	policytest.Sign(t, digest, policytest.Claim(t, digest, ""), key)

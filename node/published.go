@@ -33,8 +33,8 @@ type published struct {
 // format of those that the store has already. nil where there is none.
 //
 // The release of an image that is named by its digest is left alone, since nothing ties its roots to that digest: the
-// layers themselves are compared with it, and converted here. So it is with an image that was accepted for the
-// signature of its digest.
+// layers themselves are compared with it, and converted here. So it is with an image that was accepted for its
+// signature, where the policies do not accept the release, too.
 func (m *Machine) published(
 	ctx context.Context,
 	s *store.Store,
@@ -78,8 +78,8 @@ func (m *Machine) findPublished(
 	if err == nil && anchor == nil && strings.Contains(img.Ref, "@") {
 		err = errors.New("the image is named by its digest, and the release is not signed")
 	}
-	if err == nil && anchor == nil && signedOnly(img) {
-		err = errors.New("the image was accepted for its signature, and the release is not signed")
+	if err == nil && anchor == nil {
+		err = m.allowBeside(ctx, img, a)
 	}
 	if err == nil {
 		err = m.takes(s, a, has)

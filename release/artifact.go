@@ -35,6 +35,8 @@ type Artifact struct {
 	Subject ocispec.Descriptor
 	// Signatures is the blob of the release's signatures; zero where it has none. See [Signatures].
 	Signatures ocispec.Descriptor
+	// Manifest is the artifact's own, where it was read; zero in one that is made.
+	Manifest ocispec.Descriptor
 }
 
 // Marshal returns the bytes of the artifact's manifest and of its record.

@@ -120,5 +120,7 @@ func Read(ctx context.Context, from image.Blobs, desc ocispec.Descriptor) (Artif
 	if err != nil {
 		return Artifact{}, err
 	}
-	return Parse(manifest, record)
+	a, err := Parse(manifest, record)
+	a.Manifest = ocispec.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
+	return a, err
 }

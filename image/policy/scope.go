@@ -27,6 +27,12 @@ type Subject struct {
 	from  Repository // nil where nothing can be beside the image
 }
 
+// Artifact is what is beside the image, and was asked for by the same name.
+func (s Subject) Artifact(d ocispec.Descriptor) Subject {
+	s.descs = []ocispec.Descriptor{d}
+	return s
+}
+
 func (s Subject) digests() (all []layout.Digest) {
 	for _, d := range s.descs {
 		all = append(all, layout.Digest(d.Digest))
