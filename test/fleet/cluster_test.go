@@ -112,10 +112,19 @@ func startServer(assets string) (stop func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c.env = &envtest.Environment{
-		BinaryAssetsDirectory: assets, ControlPlaneStartTimeout: 3 * time.Minute, ControlPlaneStopTimeout: patience,
-	}
+	c.env = &envtest.Environment{ControlPlaneStartTimeout: 3 * time.Minute, ControlPlaneStopTimeout: patience}
 	server := c.env.ControlPlane.GetAPIServer()
+	c.env.ControlPlane.Etcd = &envtest.Etcd{}
+	for name, path := range map[string]*string{
+		"kube-apiserver": &server.Path, "etcd": &c.env.ControlPlane.Etcd.Path,
+	} {
+		// What a test leaves that is interrupted, or takes too long, ends with it.
+		*path = filepath.Join(c.dir, name)
+		text := fmt.Sprintf("#!/bin/sh\nexec setpriv --pdeathsig KILL %q \"$@\"\n", filepath.Join(assets, name))
+		if err := os.WriteFile(*path, []byte(text), 0o700); err != nil {
+			return nil, err
+		}
+	}
 	server.CertDir, server.Out, server.Err = certs, log, log
 	server.Configure().
 		Disable("disable-admission-plugins"). // envtest has no service accounts, and ours are what is tested

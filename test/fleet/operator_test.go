@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -74,6 +75,7 @@ func (m *manager) start() {
 	c := exec.Command(cluster.program, m.args...)
 	c.Env = append(os.Environ(), "KUBECONFIG="+m.config)
 	c.Stdout, c.Stderr = m.log, m.log
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := c.Start(); err != nil {
 		m.t.Errorf("start the operator: %v", err)
 		return
