@@ -192,9 +192,9 @@ func kairosKeys() []*Key {
 				"/var/lib/rancher/k3s/server/manifests",
 		),
 		refused("cluster", "there is no kubeadm provider: run kubeadm in a stage"),
-		refused("cosign", "name a digest, as in oci:registry/os@sha256:…, which is checked"),
-		refused("verify", "name a digest, as in oci:registry/os@sha256:…, which is checked"),
-		refused("cosign-key", "name a digest, as in oci:registry/os@sha256:…, which is checked"),
+		refused("cosign", signedImage),
+		refused("verify", signedImage),
+		refused("cosign-key", signedImage),
 		refused("kcrypt", "partitions are not encrypted: encrypt a data disk in a stage"),
 		refused("bind-pcrs", "partitions are not encrypted: encrypt a data disk in a stage"),
 		refused("bind-public-pcrs", "partitions are not encrypted: encrypt a data disk in a stage"),
@@ -266,6 +266,10 @@ func upgradeKey() *Key {
 }
 
 const insecureWhy = "use containerd's hosts.toml for the registry"
+
+// signedImage is what there is in place of keys that ask for an image's signature.
+const signedImage = "say whose signatures an image needs in /etc/containers/policy.json, or name a digest, as in " +
+	"oci:registry/os@sha256:…, which is checked"
 
 // systemImage is a system's block in install and upgrade.
 func systemImage(name, doc, source string) *Key {

@@ -34,7 +34,8 @@ problem (why it cannot boot, where that is known) and failure ({reason, log} of 
 Of a sealed system trust has what a release needs to boot: mode ("required" or "warn"), threshold,
 epoch, keys ({id, algorithm, name}) and, where the image asks for that, tpm ({state: "ready", "none" or "failed",
 epoch, recovery: the lowest that the TPM holds}); and each release has its epoch, its signatures (the same, and
-trusted where that key has signed it) and refused, why this system does not accept it.
+trusted where that key has signed it) and refused, why this system does not accept it. accepted are the
+requirements of a policy that had accepted a release's image when it came: {scope, requirement, signers}.
 recoveryTrial, where there is one, has the same of a new recovery system, and state ("pending", "running", "passed",
 "failed"). problems lists what this boot could not do as configured, such as a persistent path that is not kept.
 

@@ -85,3 +85,24 @@ func TestStatusTellsOfARecoverySystemOnTrial(t *testing.T) {
 		}
 	}
 }
+
+// What a policy has accepted is said of each release once.
+func TestStatusSaysWhatThePolicyAccepted(t *testing.T) {
+	booted := &api.Slot{Release: "aaaa", Accepted: []api.Acceptance{
+		{Scope: "default", Requirement: "insecureAcceptAnything"},
+		{Scope: "release", Requirement: "notation strict", Signers: []string{"CN=release"}},
+	}}
+	var b strings.Builder
+	s := api.Status{Mode: api.ModeInstalled, Booted: booted, Active: booted, Passive: &api.Slot{Release: "bbbb"}}
+	if err := statusText(&b, s); err != nil {
+		t.Fatal(err)
+	}
+	want := `
+The policy has accepted:
+booted, aaaa: insecureAcceptAnything (default)
+booted, aaaa: notation strict (release), signed by CN=release
+`
+	if !strings.HasSuffix(b.String(), want) {
+		t.Errorf("%s\nwant at its end %s", b.String(), want)
+	}
+}

@@ -395,20 +395,32 @@ func TestSigstore(t *testing.T) {
 	refused("another digest's", policy, "it is for the digest")
 	signs(ours, policytest.Claim(t, digest, host+"/x/other"), person, issuer, 5)
 	refused("another repository's", policy, "it is for "+host+"/x/other")
-	layer := ours.Claim(t, claim, person, issuer, 5)
+	forged := ours.Claim(t, claim, person, issuer, 5)
 	foreign := ours.Claim(t, policytest.Claim(t, other, ""), person, issuer, 5)
-	layer.Annotations["dev.sigstore.cosign/bundle"] = foreign.Annotations["dev.sigstore.cosign/bundle"]
-	policytest.Push(t, digest, layer)
+	forged.Annotations["dev.sigstore.cosign/bundle"] = foreign.Annotations["dev.sigstore.cosign/bundle"]
+	policytest.Push(t, digest, forged)
 	refused("another entry of the log", policy, "transparency log signature does not match")
-	delete(layer.Annotations, "dev.sigstore.cosign/bundle")
-	policytest.Push(t, digest, layer)
+	delete(forged.Annotations, "dev.sigstore.cosign/bundle")
+	policytest.Push(t, digest, forged)
 	refused("not in the log", policy, "not enough verified log entries")
 	policytest.Sign(t, digest, claim, key)
 	refused("a key for a certificate", policy, "not enough verified log entries")
 
+	// A certificate for a URI, and one whose name is not for a terminal.
+	const workflow = "https://forge.example.com/os/.workflows/release@refs/heads/main"
+	workflowCA, layer := ours.Workflow(t, claim, workflow, issuer)
+	root["etc/ca.pem"] = &fstest.MapFile{Data: workflowCA}
+	policytest.Push(t, digest, layer)
+	accepted("a workflow", keyless(workflow, issuer), workflow+" ("+issuer+")")
+	refused("another workflow", keyless(workflow+"x", issuer), "certificate identity")
+	root["etc/ca.pem"] = &fstest.MapFile{Data: ca}
+	signs(ours, claim, "\x1b[2J"+person, issuer, 5)
+	accepted("a name with a control character", keyless("\\u001b[2J"+person, issuer), "[2J"+person)
+
 	// Keys whose signatures have to be in a log.
 	logged := `{"default":[{"type":"sigstoreSigned","keyPath":"/etc/k0.pub","rekorPublicKeyPath":"/etc/rekor.pub",` +
 		`"signedIdentity":{"type":"matchRepository"}}]}`
+	policytest.Sign(t, digest, claim, key)
 	refused("a key, not in the log", logged, "not enough verified log entries")
 	signature, err := key.SignMessage(bytes.NewReader(claim))
 	if err != nil {

@@ -32,21 +32,26 @@ type Signer struct {
 // NewSigner makes a certificate that is its own root.
 func NewSigner(t testing.TB, cn string) Signer {
 	t.Helper()
-	cert, key := certificate(t, cn, false, nil, nil)
+	cert, key := certificate(t, cn, nil, nil, nil)
 	return Signer{key, []*x509.Certificate{cert}, pemOf(cert)}
 }
 
 // NewChain makes a certificate with a root above it.
 func NewChain(t testing.TB, cn string) Signer {
 	t.Helper()
-	root, rootKey := certificate(t, cn+" root", true, nil, nil)
-	leaf, key := certificate(t, cn, false, root, rootKey)
+	root, rootKey := certificate(t, cn+" root", nil, nil, authority)
+	leaf, key := certificate(t, cn, root, rootKey, nil)
 	return Signer{key, []*x509.Certificate{leaf, root}, pemOf(root)}
 }
 
-// certificate makes one that the specification of the Notary Project allows.
+// authority makes a certificate a CA's.
+func authority(c *x509.Certificate) {
+	c.IsCA, c.KeyUsage, c.ExtKeyUsage = true, x509.KeyUsageCertSign, nil
+}
+
+// certificate makes one that the specification of the Notary Project allows, with a change.
 func certificate(
-	t testing.TB, cn string, ca bool, issuer *x509.Certificate, by *ecdsa.PrivateKey,
+	t testing.TB, cn string, issuer *x509.Certificate, by *ecdsa.PrivateKey, change func(*x509.Certificate),
 ) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -60,8 +65,8 @@ func certificate(
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
 		BasicConstraintsValid: true,
 	}
-	if ca {
-		c.IsCA, c.KeyUsage, c.ExtKeyUsage = true, x509.KeyUsageCertSign, nil
+	if change != nil {
+		change(c)
 	}
 	if issuer == nil {
 		issuer, by = c, key

@@ -3,9 +3,13 @@ package policytest
 import (
 	"bytes"
 	"crypto"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"net/url"
 	"testing"
 	"time"
 
@@ -103,6 +107,32 @@ func (s Sigstore) Claim(t testing.TB, claim []byte, identity, issuer string, min
 	more["dev.sigstore.cosign/certificate"] = string(cert)
 	more["dev.sigstore.cosign/chain"] = string(append(between, r...))
 	return Layer(claim, content.Signature(), more)
+}
+
+// Workflow is a claim's signature by a certificate for a URI, as those of workflows are, in this log, with the CA of
+// that certificate.
+func (s Sigstore) Workflow(t testing.TB, claim []byte, uri, issuer string) (ca []byte, layer mutate.Addendum) {
+	t.Helper()
+	root, rootKey := certificate(t, "CA", nil, nil, authority)
+	leaf, key := certificate(t, "", root, rootKey, func(c *x509.Certificate) {
+		u, err := url.Parse(uri)
+		if err != nil {
+			t.Fatal(err)
+		}
+		by, err := asn1.MarshalWithParams(issuer, "utf8")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.URIs = []*url.URL{u}
+		c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 8}, Value: by}}
+	})
+	signature, err := KeyOf(t, key).SignMessage(bytes.NewReader(claim))
+	if err != nil {
+		t.Fatal(err)
+	}
+	more := s.Logged(t, claim, signature, pemOf(leaf))
+	more["dev.sigstore.cosign/certificate"] = string(pemOf(leaf))
+	return pemOf(root), Layer(claim, signature, more)
 }
 
 // Logged is what the log promises of a key's signature of a claim.
