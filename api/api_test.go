@@ -23,8 +23,10 @@ func TestNames(t *testing.T) {
 		value any
 		want  string
 	}{
-		{Status{Schema: Schema, Mode: ModeInstalled, Firmware: "uefi", Booted: slot, Failed: []Slot{*slot}},
-			`{"schema":1,"mode":"installed","firmware":"uefi","booted":` + slotText + `,"failed":[` + slotText + `]}`},
+		{Status{Schema: Schema, Mode: ModeInstalled, Firmware: "uefi", SecureBoot: SecureBootSetup, Booted: slot,
+			Failed: []Slot{*slot}},
+			`{"schema":1,"mode":"installed","firmware":"uefi","secureBoot":"setup","booted":` +
+				slotText + `,"failed":[` + slotText + `]}`},
 		{Status{Schema: Schema, Mode: ModeInstalled,
 			Trust: &Trust{TrustRequired, 1, 2, []Key{{"k", "ed25519", "n"}}, &TPM{TPMFailed, "p", 3, 4}},
 			Booted: &Slot{Release: "r", Epoch: 2, Refused: "why",

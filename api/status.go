@@ -13,8 +13,15 @@ const (
 	ModeNone      = "none"      // a container, or a system that Kairos did not start
 )
 
-// PersistentInMemory is where what is persistent is while its partition cannot be used.
-const PersistentInMemory = "memory"
+// What Persistent and SecureBoot of a [Status] say.
+const (
+	// PersistentInMemory is where what is persistent is while its partition cannot be used.
+	PersistentInMemory = "memory"
+
+	SecureBootEnforcing = "enforcing" // the firmware starts what its keys have signed, and nothing else
+	SecureBootOff       = "off"       // it starts anything
+	SecureBootSetup     = "setup"     // the same, and it has no owner: whoever runs gives it its keys
+)
 
 // Status says what is booted, what boots next, and what failed.
 type Status struct {
@@ -24,6 +31,9 @@ type Status struct {
 	Mode string `json:"mode"`
 	// Firmware is "uefi" or "bios".
 	Firmware string `json:"firmware,omitempty"`
+	// SecureBoot is one of SecureBootEnforcing, SecureBootOff and SecureBootSetup; empty under BIOS, and where the
+	// firmware's variables cannot be read.
+	SecureBoot string `json:"secureBoot,omitempty"`
 	// Booted is the release that runs.
 	Booted *Slot `json:"booted,omitempty"`
 	// Active is the release that boots next, Passive the one that boots if that fails,

@@ -1,9 +1,37 @@
 package node
 
 import (
+	"io/fs"
+
+	"github.com/kairos-buildkit/kairos/api"
+	"github.com/kairos-buildkit/kairos/internal/efivars"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/uki/secureboot"
 )
+
+// secureBoot is what the firmware says of Secure Boot, for the status.
+func (m *Machine) secureBoot() (string, error) {
+	vars := m.variables()
+	if m.Boot.Firmware != layout.FirmwareUEFI || vars.Check() != nil {
+		return "", nil
+	}
+	// Of db and dbx nothing is told, so that one of another kind than ours hides nothing.
+	firmware, err := secureboot.ReadFirmware(func(name, vendor string) ([]byte, error) {
+		if vendor != efivars.Global {
+			return nil, fs.ErrNotExist
+		}
+		return vars.Read(name, vendor)
+	})
+	switch {
+	case err != nil:
+		return "", err
+	case firmware.Enforcing:
+		return api.SecureBootEnforcing, nil
+	case firmware.Setup:
+		return api.SecureBootSetup, nil
+	}
+	return api.SecureBootOff, nil
+}
 
 // startable refuses a release whose boot files this machine's firmware would not start, or that are not signed by
 // the key which the release's image names.

@@ -7,9 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kairos-buildkit/kairos/api"
 	"github.com/kairos-buildkit/kairos/boot"
 	"github.com/kairos-buildkit/kairos/boot/boottest"
 	"github.com/kairos-buildkit/kairos/internal/efivars"
+	"github.com/kairos-buildkit/kairos/internal/tpm"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/loader"
 	"github.com/kairos-buildkit/kairos/store"
@@ -100,5 +102,48 @@ func TestSecureBootUpgrade(t *testing.T) {
 				t.Errorf("under BIOS: %v", err)
 			}
 		})
+	}
+}
+
+// The status says what the firmware says of Secure Boot, whatever its databases are, and nothing where it cannot.
+func TestStatusOfSecureBoot(t *testing.T) {
+	on, off := []byte{7, 0, 0, 0, 1}, []byte{7, 0, 0, 0, 0}
+	for name, c := range map[string]struct {
+		firmware  string
+		variables map[string][]byte
+		want      string
+		problem   bool
+	}{
+		"enforcing":  {"uefi", map[string][]byte{"SecureBoot": on, "SetupMode": off}, api.SecureBootEnforcing, false},
+		"off":        {"uefi", map[string][]byte{"SecureBoot": off, "SetupMode": off}, api.SecureBootOff, false},
+		"setup":      {"uefi", map[string][]byte{"SecureBoot": off, "SetupMode": on}, api.SecureBootSetup, false},
+		"knows none": {"uefi", map[string][]byte{"Lang": on}, api.SecureBootOff, false},
+		"no access":  {"uefi", nil, "", false},
+		"BIOS":       {"bios", map[string][]byte{"SecureBoot": on}, "", false},
+		"damaged":    {"uefi", map[string][]byte{"SecureBoot": on[:4]}, "", true},
+	} {
+		m := &Machine{
+			Root: t.TempDir(), Boot: layout.Boot{Role: layout.RoleLive, Release: idA, Firmware: c.firmware},
+			openTPM: tpm.Open,
+		}
+		dir := string(m.variables())
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if c.variables != nil {
+			name := filepath.Join(dir, "db-d719b2cb-3d3a-4596-a3bc-dad00e67656f")
+			if err := os.WriteFile(name, []byte("damaged"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for variable, b := range c.variables {
+			if err := os.WriteFile(filepath.Join(dir, variable+"-"+efivars.Global), b, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, err := m.Status()
+		if err != nil || s.SecureBoot != c.want || (len(s.Problems) > 0) != c.problem {
+			t.Errorf("%s: %q, %q, %v, want %q", name, s.SecureBoot, s.Problems, err, c.want)
+		}
 	}
 }

@@ -50,6 +50,9 @@ func (m *Machine) newStatus() api.Status {
 	if s.Trust, err = m.trust(); err != nil {
 		s.Problems = append(s.Problems, printable(err.Error()))
 	}
+	if s.SecureBoot, err = m.secureBoot(); err != nil {
+		s.Problems = append(s.Problems, printable(err.Error()))
+	}
 	for _, p := range m.Boot.Problems {
 		s.Problems = append(s.Problems, printable(p))
 	}

@@ -28,7 +28,8 @@ func (a *app) status() *cobra.Command {
   failed    used up its tries; its report says why, as far as it could be written
 
 With -o json the output is one object: schema (1), mode ("installed", "recovery", "live", or
-"none" in a container), firmware ("uefi" or "bios"), and booted, active, passive, recovery, where
+"none" in a container), firmware ("uefi" or "bios"), secureBoot ("enforcing", "off"
+or "setup"; none under BIOS), and booted, active, passive, recovery, where
 there is one, and a list failed, each with release, version, image, blessed, triesLeft, triesUsed,
 problem (why it cannot boot, where that is known) and failure ({reason, log} of the last time).
 Of a sealed system trust has what a release needs to boot: mode ("required" or "warn"), threshold,

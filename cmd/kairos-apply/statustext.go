@@ -49,7 +49,7 @@ func statusText(w io.Writer, s api.Status) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	if err := errors.Join(trustText(w, s), acceptedText(w, s)); err != nil {
+	if err := errors.Join(secureBootText(w, s.SecureBoot), trustText(w, s), acceptedText(w, s)); err != nil {
 		return err
 	}
 	for _, p := range s.Problems {
@@ -104,6 +104,19 @@ func statusText(w io.Writer, s api.Status) error {
 		}
 	}
 	return nil
+}
+
+// secureBootText says what the firmware starts, where that is known.
+func secureBootText(w io.Writer, state string) (err error) {
+	says, ok := map[string]string{
+		api.SecureBootEnforcing: "enforced: the firmware starts what its keys have signed, and nothing else",
+		api.SecureBootOff:       "off: the firmware starts anything",
+		api.SecureBootSetup:     "off, in setup mode: the firmware starts anything, and takes keys from whoever runs",
+	}[state]
+	if ok {
+		_, err = fmt.Fprintf(w, "\nSecure Boot is %s.\n", says)
+	}
+	return err
 }
 
 // trustText says what a sealed system asks for, and who has signed what.

@@ -106,3 +106,18 @@ booted, aaaa: notation strict (release), signed by CN=release
 		t.Errorf("%s\nwant at its end %s", b.String(), want)
 	}
 }
+
+// What the firmware starts is said where it is known.
+func TestStatusSaysSecureBoot(t *testing.T) {
+	for state, want := range map[string]string{
+		"": "", api.SecureBootEnforcing: "\nSecure Boot is enforced: ", api.SecureBootOff: "\nSecure Boot is off: ",
+		api.SecureBootSetup: "\nSecure Boot is off, in setup mode: ",
+	} {
+		var b strings.Builder
+		err := statusText(&b, api.Status{Mode: api.ModeInstalled, SecureBoot: state})
+		if err != nil || strings.Contains(b.String(), "Secure Boot") != (want != "") ||
+			!strings.Contains(b.String(), want) {
+			t.Errorf("%q: %s, %v", state, &b, err)
+		}
+	}
+}
