@@ -103,7 +103,7 @@ test-vm: build base tools ## the tests that boot virtual machines; TESTS=REGEXP 
 
 .PHONY: test-all
 test-all: export KAIROS_TEST_ALL = 1
-test-all: test test-fleet ## all tests, and those that `make test` skips for time: two and a half hours
+test-all: test test-fleet ## all tests, and those that `make test` skips for time: three hours
 
 .PHONY: test-power
 test-power: build base ## each disk that a power cut may leave, booted: days
