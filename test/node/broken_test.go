@@ -15,11 +15,13 @@ import (
 // cmdline is a line of a Dockerfile that sets the command line of its image.
 func cmdline(s string) string { return fmt.Sprintf("\nLABEL %s=%q", klayout.ImageLabelCmdline, s) }
 
+// state begins shell commands that change what STATE holds, which is the folder that they run in.
+const state = "mount -o remount,rw /run/kairos/store && cd /run/kairos/store && "
+
 // A release that is broken, in any of these ways, ends in the old release without anybody's help, and
 // status says what happened.
 func TestBrokenReleases(t *testing.T) {
 	t.Parallel()
-	state := "mount -o remount,rw /run/kairos/store && cd /run/kairos/store && "
 	esp := "mkdir -p /run/esp && mount $(jq_efi) /run/esp && cd /run/esp && "
 	for _, c := range []struct {
 		name         string

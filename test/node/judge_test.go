@@ -33,7 +33,8 @@ type judge struct {
 	blobs    map[blobKey]error // of blobs that were read before
 	// newBoot and oldBoot are the releases of which one has to be what the loader starts first.
 	newBoot, oldBoot string
-	inFlight         bool // the disk has some writes that no flush has followed, and lacks others
+	damaged          string // a release that was damaged before, and need not be complete yet
+	inFlight         bool   // the disk has some writes that no flush has followed, and lacks others
 }
 
 // part is a partition and what was found in it when it was changed last.
@@ -181,7 +182,7 @@ func (j *judge) boots() error {
 		if problem == nil {
 			problem = j.part("efi").esp.problems[e]
 		}
-		if problem != nil {
+		if problem != nil && e.ID != j.damaged {
 			errs = append(errs, fmt.Errorf("the loader starts %s: %w", e, problem))
 		}
 	}

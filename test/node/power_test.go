@@ -121,7 +121,7 @@ func cut(t *testing.T, j *judge, log *writelog.Log, c recorded, boot bool) {
 	if err := log.Apply(j, j.done, c.from); err != nil {
 		t.Fatal(err)
 	}
-	j.oldBoot, j.newBoot = c.old, c.now
+	j.oldBoot, j.newBoot, j.damaged = c.old, c.now, c.damaged
 	intervals := log.Intervals(c.from, c.to)
 	chosen := choose(j, log, intervals)
 	judged, failed, booted := 0, 0, 0
@@ -165,7 +165,10 @@ func cut(t *testing.T, j *judge, log *writelog.Log, c recorded, boot bool) {
 			t.Fatal(err)
 		}
 	}
-	j.done = c.to
+	j.done, j.damaged = c.to, ""
+	if err := j.state(); err != nil {
+		t.Errorf("after %s: %v", c.name, err)
+	}
 	t.Logf(
 		"%d flushes, %d disks judged, %d booted, %v",
 		len(intervals),

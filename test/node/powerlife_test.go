@@ -3,6 +3,7 @@
 package node
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -14,8 +15,9 @@ import (
 type recorded struct {
 	name     string
 	from, to int // operations in the log
-	// old and now are the releases that were active before and after.
-	old, now string
+	// old and now are the releases that were active before and after. What is wrong with the damaged one before
+	// the command is mended at its end.
+	old, now, damaged string
 	// again repeats the command on a machine that was cut in it, which must succeed, and
 	// says what the result is not as it should be.
 	again func(m *machine) string
@@ -66,7 +68,30 @@ func life(t *testing.T, m *machine, reg *server) (all []recorded) {
 		}
 		return ""
 	})
+	if everything {
+		// Each start uses up a try, and a healthy one gives it back.
+		record("restart and arm", func() { m.reboot(); m.blessed() }, func(m *machine) string {
+			if s := m.status(); s.Booted.Release != second || !s.Booted.Blessed {
+				return show(s)
+			}
+			return ""
+		})
+	}
 	command("rollback", "rollback "+first, "", active(&first))
+
+	if everything {
+		// The layer that the second release alone has can only be fetched.
+		m.Check(state + fmt.Sprintf(`for d in $(grep -o 'sha256:[0-9a-f]*' releases/%s/release.json | cut -d: -f2); `+
+			`do grep -q $d releases/%s/release.json || find blobs -name $d.erofs -size +2M; done `+
+			`| sort -u >/run/damage; [ $(wc -l </run/damage) = 1 ]; `+
+			`dd if=/dev/zero of=$(cat /run/damage) bs=4096 count=1 seek=100 conv=notrunc; sync`, second, first))
+		repair := func(m *machine) {
+			reg.ref(m, "second") // says how the registry is reached
+			m.apply("verify --repair")
+		}
+		record("repair", func() { repair(m) }, func(m *machine) string { repair(m); return "" })
+		all[len(all)-1].damaged = second
+	}
 
 	// A command that is killed leaves something to collect.
 	ref := reg.ref(m, "third")
