@@ -150,7 +150,7 @@ func cut(t *testing.T, j *judge, log *writelog.Log, c recorded, boot bool) {
 	for i, v := range intervals {
 		if chosen[i] {
 			// A flush may be another file system's, in the middle of what is written to this one.
-			j.inFlight = i > 0
+			j.inFlight = i > 0 || c.killed
 			judgeNow("nothing after it", i)
 			if some := log.Subset(v, 1); some != nil {
 				if err := log.ApplyIndices(j, some); err != nil {
@@ -165,9 +165,13 @@ func cut(t *testing.T, j *judge, log *writelog.Log, c recorded, boot bool) {
 			t.Fatal(err)
 		}
 	}
-	j.done, j.damaged = c.to, ""
-	if err := j.state(); err != nil {
-		t.Errorf("after %s: %v", c.name, err)
+	j.done = c.to
+	if c.damaged != "" {
+		j.inFlight, j.damaged = true, ""
+		if err := j.state(); err != nil {
+			t.Errorf("after %s: %v", c.name, err)
+		}
+		j.inFlight = false
 	}
 	t.Logf(
 		"%d flushes, %d disks judged, %d booted, %v",

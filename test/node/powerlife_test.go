@@ -18,6 +18,8 @@ type recorded struct {
 	// old and now are the releases that were active before and after. What is wrong with the damaged one before
 	// the command is mended at its end.
 	old, now, damaged string
+	// killed says that a command before it was killed, in the middle of what it wrote.
+	killed bool
 	// again repeats the command on a machine that was cut in it, which must succeed, and
 	// says what the result is not as it should be.
 	again func(m *machine) string
@@ -104,6 +106,7 @@ func life(t *testing.T, m *machine, reg *server) (all []recorded) {
 		left := m.Check("find /run/kairos/store/blobs -name '.tmp-*'")
 		return s.Active.Release == kept && s.Active.Problem == "" && left == ""
 	})
+	all[len(all)-1].killed = true
 	third = command("upgrade after a kill", "upgrade", "third", active(&third)).now
 	command("upgrade of recovery", "upgrade --recovery", "third", func(_ *machine, s api.Status) bool {
 		if t := s.RecoveryTrial; t != nil {
