@@ -11,13 +11,16 @@ import (
 )
 
 // floors reads the lowest epochs that the machine's TPM holds.
-func (m *Machine) floors() (f tpm.Floors, err error) {
+func (m *Machine) floors() (tpm.Floors, error) {
 	t, err := m.openTPM(m.path("dev"))
 	if err != nil {
-		return f, err
+		return tpm.Floors{}, err
 	}
-	f, err = t.Floors()
-	return f, errors.Join(err, t.Close())
+	f, err := t.Floors()
+	if err = errors.Join(err, t.Close()); err != nil {
+		return tpm.Floors{}, err
+	}
+	return f, nil
 }
 
 // withFloor returns an anchor that asks for what its /init asks for on this machine, of what starts in roles: the
@@ -30,6 +33,11 @@ func (m *Machine) withFloor(a *trust.Anchor, roles ...string) *trust.Anchor {
 	if err != nil {
 		return a
 	}
+	return floored(a, f, roles...)
+}
+
+// floored returns an anchor with the floors of roles.
+func floored(a *trust.Anchor, f tpm.Floors, roles ...string) *trust.Anchor {
 	higher := *a
 	for _, role := range roles {
 		higher.Epoch = max(higher.Epoch, f.Of(role))

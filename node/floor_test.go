@@ -149,6 +149,24 @@ func TestSealedEpochInTPM(t *testing.T) {
 	}
 }
 
+// A status asks the TPM once, however many releases it tells of: one that does not answer takes ten seconds.
+func TestStatusAsksTheTPMOnce(t *testing.T) {
+	a, b, _ := threeImages(t)
+	m := install(t, t.TempDir(), "uefi", t.TempDir(), a)
+	if _, err := m.Upgrade(t.Context(), UpgradeOptions{Source: b.source()}); err != nil {
+		t.Fatal(err)
+	}
+	anchor := anchorOf(newKey(t))
+	anchor.TPM = true
+	seal(t, m, anchor)
+	asked := 0
+	m.openTPM = func(string) (*tpm.TPM, error) { asked++; return nil, errors.New("it is broken") }
+	s, err := m.Status()
+	if err != nil || s.Active == nil || s.Passive == nil || s.Recovery == nil || asked != 1 {
+		t.Errorf("asked %d times: %+v, %v", asked, s, err)
+	}
+}
+
 // A status that mounts nothing has what the TPM holds, too.
 func TestLookAtTPM(t *testing.T) {
 	root := t.TempDir()

@@ -48,12 +48,13 @@ func Look(root string) (api.Status, error) {
 	if b.Role == layout.RoleSystem {
 		m.State = here
 	}
-	booted := m.slotsOf(here, b.Role)
+	a := m.asks()
+	booted := m.slotsOf(here, b.Role, a)
 	missing := false
 	other := func(e layout.Entry) *api.Slot {
 		s, ok := known[e.ID]
 		if files, done := m.unmountedStore(); !ok && files != nil {
-			s, ok = *m.slot(files, layout.RoleRecovery, e), true
+			s, ok = *m.slot(files, layout.RoleRecovery, e, a), true
 			done()
 		}
 		missing = missing || !ok
@@ -62,9 +63,9 @@ func Look(root string) (api.Status, error) {
 	}
 	var s api.Status
 	if b.Role == layout.RoleRecovery {
-		s = m.status(state, other, booted)
+		s = m.status(state, a, other, booted)
 	} else {
-		s = m.status(state, booted, other)
+		s = m.status(state, a, booted, other)
 	}
 	if missing {
 		return s, ErrNotKnown
@@ -161,9 +162,10 @@ func (m *Machine) Remember() error {
 		if m.Boot.Role == layout.RoleRecovery {
 			role = layout.RoleSystem
 		}
+		a := m.asks()
 		for _, e := range state.All() {
 			if (e.Seq == layout.RecoverySeq) == (m.Boot.Role == layout.RoleSystem) {
-				known[e.ID] = *m.slot(files, role, e)
+				known[e.ID] = *m.slot(files, role, e, a)
 			}
 		}
 	}

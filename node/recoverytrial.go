@@ -181,7 +181,7 @@ const neverUp = "it was started once and did not come up: it stopped before it c
 
 // rememberTrial keeps on STATE why a recovery system on trial has failed: it goes from RECOVERY.
 func (m *Machine) rememberTrial(t layout.Entry) error {
-	slot := m.slot(os.DirFS(m.Recovery.Dir()), layout.RoleRecovery, t)
+	slot := m.slot(os.DirFS(m.Recovery.Dir()), layout.RoleRecovery, t, m.asks())
 	failed := api.RecoveryTrial{State: api.TrialFailed, Slot: *slot}
 	switch {
 	case failed.Failure != nil:

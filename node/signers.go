@@ -13,22 +13,37 @@ import (
 	"github.com/kairos-buildkit/kairos/trust"
 )
 
-// trust is what the running system asks of a release, for the status. nil: nothing.
-func (m *Machine) trust() (*api.Trust, error) {
-	a, err := m.anchor()
-	if a == nil || err != nil {
-		return nil, err
+// asked is what the running system asks of releases. It is read once for all that a status tells of.
+type asked struct {
+	anchor *trust.Anchor // nil: nothing
+	err    error         // why it cannot be read
+	names  map[layout.Digest]string
+	floors tpm.Floors // where the anchor asks for the TPM
+	noTPM  error      // why they cannot be read
+}
+
+func (m *Machine) asks() (a asked) {
+	a.names = m.keyNames()
+	if a.anchor, a.err = m.anchor(); a.anchor != nil && a.anchor.TPM {
+		a.floors, a.noTPM = m.floors()
 	}
-	t := &api.Trust{Mode: api.TrustRequired, Threshold: a.Threshold, Epoch: a.Epoch}
-	if a.Warn {
+	return a
+}
+
+// trust is that for the status. nil: nothing.
+func (a asked) trust() (*api.Trust, error) {
+	if a.anchor == nil || a.err != nil {
+		return nil, a.err
+	}
+	t := &api.Trust{Mode: api.TrustRequired, Threshold: a.anchor.Threshold, Epoch: a.anchor.Epoch}
+	if a.anchor.Warn {
 		t.Mode = api.TrustWarn
 	}
-	names := m.keyNames()
-	if a.TPM {
-		t.TPM = m.tpmStatus()
+	if a.anchor.TPM {
+		t.TPM = a.tpm()
 	}
-	for _, k := range a.Keys {
-		t.Keys = append(t.Keys, api.Key{ID: string(k.ID), Algorithm: k.Algorithm, Name: names[k.ID]})
+	for _, k := range a.anchor.Keys {
+		t.Keys = append(t.Keys, api.Key{ID: string(k.ID), Algorithm: k.Algorithm, Name: a.names[k.ID]})
 	}
 	return t, nil
 }
@@ -58,29 +73,26 @@ func (m *Machine) keyNames() map[layout.Digest]string {
 	return names
 }
 
-// tpmStatus is what the TPM holds.
-func (m *Machine) tpmStatus() *api.TPM {
-	f, err := m.floors()
+// tpm is what the TPM holds.
+func (a asked) tpm() *api.TPM {
 	switch {
-	case errors.Is(err, tpm.ErrNone):
+	case errors.Is(a.noTPM, tpm.ErrNone):
 		return &api.TPM{State: api.TPMNone}
-	case err != nil:
-		return &api.TPM{State: api.TPMFailed, Problem: printable(err.Error())}
+	case a.noTPM != nil:
+		return &api.TPM{State: api.TPMFailed, Problem: printable(a.noTPM.Error())}
 	}
-	return &api.TPM{State: api.TPMReady, Epoch: f.System, Recovery: f.Recovery}
+	return &api.TPM{State: api.TPMReady, Epoch: a.floors.System, Recovery: a.floors.Recovery}
 }
 
 // signers says who has signed a release, and why the running system would refuse it in a role.
-func (m *Machine) signers(r layout.Release, role string, to *api.Slot) {
-	anchor, err := m.anchor()
-	anchor = m.withFloor(anchor, role)
-	if err != nil {
-		to.Refused = err.Error()
+func (a asked) signers(r layout.Release, role string, to *api.Slot) {
+	if a.err != nil {
+		to.Refused = a.err.Error()
 		return
 	}
 	trusted := map[layout.Digest]bool{}
-	if anchor != nil {
-		signed, err := anchor.Check(r, runtime.GOARCH)
+	if a.anchor != nil {
+		signed, err := floored(a.anchor, a.floors, role).Check(r, runtime.GOARCH)
 		if err != nil {
 			to.Refused = err.Error()
 		}
@@ -96,10 +108,9 @@ func (m *Machine) signers(r layout.Release, role string, to *api.Slot) {
 		to.Refused = err.Error()
 		return
 	}
-	names := m.keyNames()
 	for _, s := range all {
 		to.Signatures = append(to.Signatures, api.Signature{
-			Key: api.Key{ID: string(s.Key), Algorithm: s.Algorithm, Name: names[s.Key]}, Trusted: trusted[s.Key],
+			Key: api.Key{ID: string(s.Key), Algorithm: s.Algorithm, Name: a.names[s.Key]}, Trusted: trusted[s.Key],
 		})
 	}
 }

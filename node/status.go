@@ -18,19 +18,21 @@ import (
 
 // Status tells what is booted and what the loader will do.
 func (m *Machine) Status() (api.Status, error) {
+	a := m.asks()
 	if m.ESP == nil {
-		s := m.newStatus()
-		s.Booted = m.slot(os.DirFS(m.bootedStore()), m.Boot.Role, layout.Entry{ID: m.Boot.Release})
+		s := m.newStatus(a)
+		s.Booted = m.slot(os.DirFS(m.bootedStore()), m.Boot.Role, layout.Entry{ID: m.Boot.Release}, a)
 		return s, nil
 	}
 	state, err := m.ESP.State()
 	if err != nil {
-		return m.newStatus(), err
+		return m.newStatus(a), err
 	}
-	return m.status(state, m.slotsOf(m.State, layout.RoleSystem), m.slotsOf(m.Recovery, layout.RoleRecovery)), nil
+	onState, onRecovery := m.slotsOf(m.State, layout.RoleSystem, a), m.slotsOf(m.Recovery, layout.RoleRecovery, a)
+	return m.status(state, a, onState, onRecovery), nil
 }
 
-func (m *Machine) newStatus() api.Status {
+func (m *Machine) newStatus(a asked) api.Status {
 	s := api.Status{
 		Schema:         api.Schema,
 		Mode:           api.ModeLive,
@@ -47,7 +49,7 @@ func (m *Machine) newStatus() api.Status {
 		s.Persistent = api.PersistentInMemory
 	}
 	var err error
-	if s.Trust, err = m.trust(); err != nil {
+	if s.Trust, err = a.trust(); err != nil {
 		s.Problems = append(s.Problems, printable(err.Error()))
 	}
 	if s.SecureBoot, err = m.secureBoot(); err != nil {
@@ -96,16 +98,16 @@ func fullPersistent(bytes, inodes, ofInodes int64) string {
 // slots tells of the release of a boot entry. Nil: its partition cannot be read.
 type slots func(layout.Entry) *api.Slot
 
-func (m *Machine) slotsOf(s *store.Store, role string) slots {
+func (m *Machine) slotsOf(s *store.Store, role string, a asked) slots {
 	if s == nil {
 		return nil
 	}
-	return func(e layout.Entry) *api.Slot { return m.slot(os.DirFS(s.Dir()), role, e) }
+	return func(e layout.Entry) *api.Slot { return m.slot(os.DirFS(s.Dir()), role, e, a) }
 }
 
 // status is the status of an installed node.
-func (m *Machine) status(state loader.State, onState, onRecovery slots) api.Status {
-	s, b := m.newStatus(), m.Boot
+func (m *Machine) status(state loader.State, a asked, onState, onRecovery slots) api.Status {
+	s, b := m.newStatus(a), m.Boot
 	if state.Recovery != "" && onRecovery != nil {
 		s.Recovery = onRecovery(layout.Entry{ID: state.Recovery})
 	}
@@ -160,7 +162,7 @@ func (m *Machine) bootedStore() string {
 	return m.path(layout.RunStoreMount)
 }
 
-func (m *Machine) slot(dir fs.FS, role string, e layout.Entry) *api.Slot {
+func (m *Machine) slot(dir fs.FS, role string, e layout.Entry, a asked) *api.Slot {
 	s := store.View{FS: dir}
 	out := &api.Slot{Release: e.ID, Blessed: e.Blessed(), TriesLeft: int(e.Left), TriesUsed: int(e.Done)}
 	r, err := s.Release(e.ID)
@@ -172,7 +174,7 @@ func (m *Machine) slot(dir fs.FS, role string, e layout.Entry) *api.Slot {
 	}
 	out.Version, out.Image, out.Epoch = r.Version, r.Image, r.Epoch
 	if err == nil {
-		m.signers(r, role, out)
+		a.signers(r, role, out)
 		out.Accepted = acceptance(dir, e.ID)
 	}
 	for _, l := range r.Layers {

@@ -41,7 +41,7 @@ func (m *Machine) refuseFailed(slots loader.State, r api.Result) error {
 			continue
 		}
 		reason := usedUp
-		if f := m.slot(os.DirFS(m.State.Dir()), layout.RoleSystem, e).Failure; f != nil && f.Reason != "" {
+		if f := m.slot(os.DirFS(m.State.Dir()), layout.RoleSystem, e, m.asks()).Failure; f != nil && f.Reason != "" {
 			reason = f.Reason
 		}
 		return hasFailed(r, reason)
