@@ -187,11 +187,11 @@ func (t tree) inputs(o Options) (*inputs, error) {
 	if err != nil {
 		return nil, err
 	}
-	var more []string
+	var optional []string
 	if anchor != nil && anchor.TPM {
-		more = layout.TPMModules()
+		optional = layout.TPMModules()
 	}
-	if in.modules, err = initrd.Select(modules, o.Modules, more...); err != nil {
+	if in.modules, err = initrd.Select(modules, o.Modules, optional...); err != nil {
 		return nil, fmt.Errorf("kernel %s: %w", k.Version, err)
 	}
 	words := defaultCmdline(arch)

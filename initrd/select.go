@@ -24,10 +24,10 @@ type Selection struct {
 
 // Select chooses the modules to boot with from a kernel's module folder (what is
 // /lib/modules/<version>), with all that they depend on. extra names more modules to load at
-// boot or when their hardware appears; unlike Kairos's own list, and those of more, each of them has to exist.
+// boot or when their hardware appears; unlike Kairos's own list, and optional, each of them has to exist.
 //
 // A kernel that cannot boot Kairos is an error that says what it lacks.
-func Select(modules fs.FS, extra []string, more ...string) (*Selection, error) {
+func Select(modules fs.FS, extra []string, optional ...string) (*Selection, error) {
 	t, err := readTables(modules)
 	if err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func Select(modules fs.FS, extra []string, more ...string) (*Selection, error) {
 	}
 
 	roots := requiredModules()
-	for _, name := range slices.Concat(byName, drivers, extra, more) {
+	for _, name := range slices.Concat(byName, drivers, extra, optional) {
 		roots = append(roots, kmod.Name(name))
 	}
 	s := &Selection{packed: map[string][]byte{}, path: map[string]string{}}

@@ -101,6 +101,9 @@ func wait(
 		if err != nil && !errors.Is(err, ErrNotKnown) {
 			return api.Result{}, err
 		}
+		if s.Mode == api.ModeLive || s.Mode == api.ModeNone {
+			return api.Result{}, ErrNotInstalled
+		}
 		r, done, err := settled(s)
 		if done || err != nil {
 			return r, err
@@ -115,9 +118,6 @@ func wait(
 
 // settled says what has become of a release, and whether that is decided.
 func settled(s api.Status, release string) (r api.Result, done bool, err error) {
-	if s.Mode == api.ModeLive || s.Mode == api.ModeNone {
-		return r, false, ErrNotInstalled
-	}
 	if release == "" {
 		switch {
 		case len(s.Failed) > 0: // it is known until the next one is activated
@@ -154,9 +154,6 @@ func settled(s api.Status, release string) (r api.Result, done bool, err error) 
 
 // settledRecovery says the same of a release that is to be the recovery system.
 func settledRecovery(s api.Status, release string) (r api.Result, done bool, err error) {
-	if s.Mode == api.ModeLive || s.Mode == api.ModeNone {
-		return r, false, ErrNotInstalled
-	}
 	r.Release, r.Recovery = release, true
 	if t := s.RecoveryTrial; t != nil && t.Release == release {
 		r.Version = t.Version

@@ -121,6 +121,6 @@ func Read(ctx context.Context, from image.Blobs, desc ocispec.Descriptor) (Artif
 		return Artifact{}, err
 	}
 	a, err := Parse(manifest, record)
-	a.Manifest = ocispec.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
+	a.Manifest = plain(desc)
 	return a, err
 }

@@ -76,8 +76,7 @@ func statusText(w io.Writer, s api.Status) error {
 		if t.Failure != nil {
 			reason, log = t.Failure.Reason, t.Failure.Log
 		}
-		fmt.Fprintf(w, "\nThe new recovery system %s was tried and failed; the old one stays: %s\n", t.Release,
-			reason)
+		fmt.Fprintf(w, "\nThe new recovery system %s was tried and failed; the old one stays: %s\n", t.Release, reason)
 		if log != "" {
 			fmt.Fprintf(w, "Last lines of its console:\n%s\n", indent(lastLines(log, 20)))
 		}
@@ -140,12 +139,7 @@ func trustText(w io.Writer, s api.Status) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	seen := map[string]bool{}
-	for _, x := range slots(s) {
-		if seen[x.Release] && x.role != "recovery" { // recovery's has signatures of its own
-			continue
-		}
-		seen[x.Release] = true
+	for _, x := range releases(s) {
 		var by []string
 		for _, k := range x.Signatures {
 			name := k.Name
@@ -173,16 +167,11 @@ func trustText(w io.Writer, s api.Status) error {
 
 // acceptedText says which requirements of the node's policies had accepted the releases.
 func acceptedText(w io.Writer, s api.Status) error {
-	seen := map[string]bool{}
-	for _, x := range slots(s) {
-		if len(x.Accepted) == 0 || seen[x.Release] && x.role != "recovery" {
-			continue
-		}
-		if len(seen) == 0 {
-			fmt.Fprintln(w, "\nThe policy has accepted:")
-		}
-		seen[x.Release] = true
+	title := "\nThe policy has accepted:\n"
+	for _, x := range releases(s) {
 		for _, a := range x.Accepted {
+			fmt.Fprint(w, title)
+			title = ""
 			if _, err := fmt.Fprintf(w, "%s, %s: %s\n", x.role, x.Release, a); err != nil {
 				return err
 			}
@@ -197,15 +186,19 @@ type slot struct {
 	*api.Slot
 }
 
-func slots(s api.Status) (all []slot) {
-	for _, x := range []slot{{"booted", s.Booted}, {"active", s.Active}, {"passive", s.Passive},
-		{"recovery", s.Recovery}} {
-		if x.Slot != nil {
+// releases returns each release once, in its first role: the recovery system's is another copy, with signatures of its
+// own.
+func releases(s api.Status) (all []slot) {
+	slots := []slot{{"booted", s.Booted}, {"active", s.Active}, {"passive", s.Passive}, {"recovery", s.Recovery}}
+	for i := range s.Failed {
+		slots = append(slots, slot{"failed", &s.Failed[i]})
+	}
+	seen := map[string]bool{}
+	for _, x := range slots {
+		if x.Slot != nil && (x.role == "recovery" || !seen[x.Release]) {
+			seen[x.Release] = true
 			all = append(all, x)
 		}
-	}
-	for i := range s.Failed {
-		all = append(all, slot{"failed", &s.Failed[i]})
 	}
 	return all
 }

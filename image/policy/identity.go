@@ -110,8 +110,8 @@ func (i identity) accepts(image reference.Named, signed string) error {
 		return no(image.String())
 	}
 	// What is asked for by its digest has that digest, and each tag of its repository will do.
-	if _,
-		tagged := image.(reference.Tagged); tagged && name.String() != image.String() || name.Name() != image.Name() {
+	_, tagged := image.(reference.Tagged)
+	if tagged && name.String() != image.String() || name.Name() != image.Name() {
 		return no(image.String())
 	}
 	return nil

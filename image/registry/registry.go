@@ -92,16 +92,18 @@ func (r *Repository) Tag(ctx context.Context, desc ocispec.Descriptor, manifest 
 	} else if _, ok := named.(reference.Digested); ok {
 		return fmt.Errorf("%s names a digest: give the copy a tag", r.Name)
 	}
-	fresh := *r // containerd's resolver believes that what it has pushed by digest needs no tag
-	fresh.resolver = docker.NewResolver(docker.ResolverOptions{Hosts: r.hosts})
-	return fresh.push(ctx, r.Name, desc, bytes.NewReader(manifest))
+	return r.pushAs(ctx, r.Name, desc, manifest)
 }
 
 // TagAs pushes a manifest by another tag.
 func (r *Repository) TagAs(ctx context.Context, tag string, desc ocispec.Descriptor, manifest []byte) error {
-	fresh := *r // as in Tag
+	return r.pushAs(ctx, r.repo.Name()+":"+tag, desc, manifest)
+}
+
+func (r *Repository) pushAs(ctx context.Context, name string, desc ocispec.Descriptor, manifest []byte) error {
+	fresh := *r // containerd's resolver believes that what it has pushed by digest needs no tag
 	fresh.resolver = docker.NewResolver(docker.ResolverOptions{Hosts: r.hosts})
-	return fresh.push(ctx, r.repo.Name()+":"+tag, desc, bytes.NewReader(manifest))
+	return fresh.push(ctx, name, desc, bytes.NewReader(manifest))
 }
 
 // Resolve returns what another tag or digest of the repository names.
