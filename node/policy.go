@@ -23,9 +23,7 @@ import (
 // allow asks the policies of this node about an image that is to become a release, and refuses one that they do not
 // accept.
 func (m *Machine) allow(ctx context.Context, ref source.Ref, img *source.Image, o registry.Options) error {
-	subject, err := policy.Of(ref, img, func(name string) (policy.Repository, error) {
-		return registry.At(ctx, name, o)
-	})
+	subject, err := policy.Of(ctx, ref, img, o)
 	if err != nil {
 		return fmt.Errorf("image %s: %w", ref, err)
 	}
@@ -43,7 +41,7 @@ func (m *Machine) allowBeside(ctx context.Context, img *source.Image, a release.
 	if err != nil {
 		return err
 	}
-	subject, err := policy.Of(ref, img, nil) // it is where something can be beside it
+	subject, err := policy.Of(ctx, ref, img, registry.Options{}) // what is beside it is where it was opened
 	if err != nil {
 		return err
 	}

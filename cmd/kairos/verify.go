@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kairos-buildkit/kairos/image/policy"
-	"github.com/kairos-buildkit/kairos/image/registry"
 	"github.com/kairos-buildkit/kairos/image/source"
 	"github.com/kairos-buildkit/kairos/release"
 	"github.com/kairos-buildkit/kairos/trust"
@@ -108,9 +107,7 @@ func (o *verifyOptions) ask(ctx context.Context, name string, s streams) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, img.Close()) }()
-	subject, err := policy.Of(ref, img, func(name string) (policy.Repository, error) {
-		return registry.At(ctx, name, o.source.Registry)
-	})
+	subject, err := policy.Of(ctx, ref, img, o.source.Registry)
 	if err != nil {
 		return err
 	}

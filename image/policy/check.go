@@ -7,23 +7,10 @@ import (
 	"io/fs"
 	"strings"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
 	"github.com/kairos-buildkit/kairos/api"
-	"github.com/kairos-buildkit/kairos/image"
 	"github.com/kairos-buildkit/kairos/internal/bounded"
 	"github.com/kairos-buildkit/kairos/internal/follow"
-	"github.com/kairos-buildkit/kairos/layout"
 )
-
-// Repository is where an image is, with what is beside it.
-type Repository interface {
-	image.Blobs
-	// Resolve returns what a tag names. The error is errdefs.ErrNotFound where there is none.
-	Resolve(ctx context.Context, tag string) (ocispec.Descriptor, error)
-	// Referrers lists the manifests of a type whose subject has this digest; none is no error.
-	Referrers(ctx context.Context, subject layout.Digest, artifactType string) ([]ocispec.Descriptor, error)
-}
 
 // signed is a signature beside an image. Nothing of it has been checked but its digest.
 type signed interface {

@@ -95,9 +95,7 @@ func ask(t *testing.T, ref source.Ref, text string, root fs.FS) ([]api.Acceptanc
 		t.Fatal(err)
 	}
 	defer img.Close()
-	s, err := policy.Of(ref, img, func(name string) (policy.Repository, error) {
-		return registry.At(t.Context(), name, o.Registry)
-	})
+	s, err := policy.Of(t.Context(), ref, img, o.Registry)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -313,7 +311,7 @@ func TestRefused(t *testing.T) {
 	}
 	opened := &source.Image{Repository: repo}
 	opened.Manifest = desc
-	s, err := policy.Of(ref, opened, nil)
+	s, err := policy.Of(t.Context(), ref, opened, registry.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -71,7 +71,7 @@ func claims(ctx context.Context, s Subject) (all []signed, err error) {
 	return all, nil
 }
 
-func readClaim(ctx context.Context, from Repository, l ocispec.Descriptor) (signed, error) {
+func readClaim(ctx context.Context, from image.Blobs, l ocispec.Descriptor) (signed, error) {
 	if l.Size > maxClaim {
 		return broken{fmt.Errorf("it has %d bytes, more than %d", l.Size, maxClaim)}, nil
 	}

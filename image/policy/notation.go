@@ -116,7 +116,7 @@ func authentic(o *notation.VerificationOutcome) []string {
 }
 
 // readEnvelope returns the media type and bytes of a signature; none where an artifact has no such one.
-func readEnvelope(ctx context.Context, from Repository, d ocispec.Descriptor) (kind string, blob []byte, err error) {
+func readEnvelope(ctx context.Context, from image.Blobs, d ocispec.Descriptor) (kind string, blob []byte, err error) {
 	d.MediaType = ocispec.MediaTypeImageManifest
 	b, err := image.ReadBlob(ctx, from, d)
 	if err != nil {

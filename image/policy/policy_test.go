@@ -7,6 +7,7 @@ import (
 
 	"github.com/distribution/reference"
 
+	"github.com/kairos-buildkit/kairos/image/registry"
 	"github.com/kairos-buildkit/kairos/image/source"
 )
 
@@ -89,6 +90,11 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// of is an image of which no more is known than what it was asked for by.
+func of(t testing.TB, ref source.Ref) (Subject, error) {
+	return Of(t.Context(), ref, &source.Image{}, registry.Options{})
+}
+
 // The scopes of an image, the most specific first: those that containers-policy.json(5) has.
 func TestScopes(t *testing.T) {
 	for _, x := range []struct {
@@ -109,13 +115,13 @@ func TestScopes(t *testing.T) {
 			"a.example/os@sha256:" + strings.Repeat("0", 64), "a.example/os", "a.example", "*.example",
 		}},
 	} {
-		s, err := Of(source.Ref{Kind: source.Registry, Name: x.ref}, &source.Image{}, nil)
+		s, err := of(t, source.Ref{Kind: source.Registry, Name: x.ref})
 		if err != nil || s.transport != "docker" || !slices.Equal(s.scopes, x.want) {
 			t.Errorf("%s: %s %q, %v", x.ref, s.transport, s.scopes, err)
 		}
 	}
 	dir := t.TempDir()
-	s, err := Of(source.Ref{Kind: source.OCILayout, Name: dir + ":v1"}, &source.Image{}, nil)
+	s, err := of(t, source.Ref{Kind: source.OCILayout, Name: dir + ":v1"})
 	if err != nil || s.transport != "oci" || s.scopes[0] != dir || s.scopes[len(s.scopes)-1] != "/tmp" {
 		t.Errorf("%s %q, %v", s.transport, s.scopes, err)
 	}
@@ -132,7 +138,7 @@ func TestScopes(t *testing.T) {
 		"a.example/xy:v1":   "transports.docker *.example insecureAcceptAnything",
 		"a.other/x/os:v1":   "transports.docker signedBy",
 	} {
-		s, err := Of(source.Ref{Kind: source.Registry, Name: ref}, &source.Image{}, nil)
+		s, err := of(t, source.Ref{Kind: source.Registry, Name: ref})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,7 +209,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"default":[{"type":"signedBy"}]}`))
 	f.Add([]byte(`{"default":[{"type":"sigstoreSigned","fulcio":{"caData":"aGVsbG8=","oidcIssuer":"i",` +
 		`"subjectEmail":"e"},"rekorPublicKeyPaths":["/r"]}]}`))
-	image, err := Of(source.Ref{Kind: source.Registry, Name: "a.example/os:v1"}, &source.Image{}, nil)
+	image, err := of(f, source.Ref{Kind: source.Registry, Name: "a.example/os:v1"})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path"
@@ -24,7 +25,7 @@ type Subject struct {
 	// descs are its manifest, and the index that led to it: whoever has signed that has signed what it lists. None
 	// where the image has no manifest.
 	descs []ocispec.Descriptor
-	from  Repository // nil where nothing can be beside the image
+	from  source.Repository // nil where nothing can be beside the image
 }
 
 // Artifact is what is beside the image, and was asked for by the same name.
@@ -50,13 +51,11 @@ var transports = map[source.Kind]string{
 
 // Of describes an image that was opened by a reference. Signatures of one that containerd has are in the registry that
 // its name says.
-func Of(ref source.Ref, img *source.Image, at func(name string) (Repository, error)) (s Subject, err error) {
+func Of(ctx context.Context, ref source.Ref, img *source.Image, o registry.Options) (s Subject, err error) {
 	if s.transport = transports[ref.Kind]; s.transport == "" {
 		s.transport = string(ref.Kind)
 	}
-	if img.Repository != nil {
-		s.from = img.Repository
-	}
+	s.from = img.Repository
 	for _, d := range []ocispec.Descriptor{img.Manifest, img.Index} {
 		digest, err := layout.ParseDigest(d.Digest.String())
 		if err == nil && !slices.Contains(s.digests(), digest) {
@@ -74,7 +73,7 @@ func Of(ref source.Ref, img *source.Image, at func(name string) (Repository, err
 		}
 		s.scopes = namedScopes(s.name)
 		if ref.Kind == source.Containerd {
-			s.from, err = at(full)
+			s.from, err = registry.At(ctx, full, o)
 		}
 		return s, err
 	case source.DockerArchive:

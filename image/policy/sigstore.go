@@ -288,7 +288,7 @@ func bundles(ctx context.Context, s Subject) (all []signed, err error) {
 }
 
 // readBundle returns nil where an artifact is no signature.
-func readBundle(ctx context.Context, from Repository, d ocispec.Descriptor) (signed, error) {
+func readBundle(ctx context.Context, from image.Blobs, d ocispec.Descriptor) (signed, error) {
 	d.MediaType = ocispec.MediaTypeImageManifest
 	raw, err := image.ReadBlob(ctx, from, d)
 	if err != nil {
