@@ -55,20 +55,7 @@ func TestPolicy(t *testing.T) {
 	signed := map[string]string{policy.File: policyText, "etc/cosign.pub": string(key.Public)}
 	refused := func(files map[string]string, want string) {
 		t.Helper()
-		m := fresh(files)
-		before := names(t, m.State.Dir())
-		check, err := m.CheckUpgrade(t.Context(), CheckOptions{UpgradeOptions: UpgradeOptions{Source: src}})
-		if err != nil || check.Outcome != api.OutcomeRefused || !strings.Contains(check.Reason, want) {
-			t.Errorf("check: %+v, %v", check, err)
-		}
-		reg.reset(nil)
-		for _, recovery := range []bool{false, true} {
-			_, err = m.Upgrade(t.Context(), UpgradeOptions{Source: src, Recovery: recovery})
-			wantRefused(t, err, want)
-		}
-		if now := names(t, m.State.Dir()); !slices.Equal(now, before) {
-			t.Errorf("%s: STATE has changed: %q, before %q", want, now, before)
-		}
+		refusesUpgrade(t, fresh(files), reg, src, want, false, true)
 		for hex, n := range reg.blobs {
 			if n > 4096 { // manifests, the config and signatures are smaller
 				t.Errorf("%s: %d bytes of %s were fetched", want, n, hex)

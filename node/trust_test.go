@@ -85,6 +85,25 @@ func wantRefused(t *testing.T, err error, want string) {
 	}
 }
 
+// refusesUpgrade has a machine refuse a source: a check says so, and upgrades change nothing of STATE. What they fetch
+// is counted.
+func refusesUpgrade(t *testing.T, m *Machine, reg *hostile, src source.Ref, want string, recovery ...bool) {
+	t.Helper()
+	before := names(t, m.State.Dir())
+	check, err := m.CheckUpgrade(t.Context(), CheckOptions{UpgradeOptions: UpgradeOptions{Source: src}})
+	if err != nil || check.Outcome != api.OutcomeRefused || !strings.Contains(check.Reason, want) {
+		t.Errorf("check: %+v, %v", check, err)
+	}
+	reg.reset(nil)
+	for _, r := range recovery {
+		_, err = m.Upgrade(t.Context(), UpgradeOptions{Source: src, Recovery: r})
+		wantRefused(t, err, want)
+	}
+	if now := names(t, m.State.Dir()); !slices.Equal(now, before) {
+		t.Errorf("%s: STATE has changed: %q, before %q", want, now, before)
+	}
+}
+
 // A sealed node upgrades to what its keys have signed, and refuses everything else before it fetches a block.
 func TestSealedUpgrade(t *testing.T) {
 	a, b := large(t)
@@ -100,18 +119,7 @@ func TestSealedUpgrade(t *testing.T) {
 	}
 	refused := func(anchor trust.Anchor, src source.Ref, want string) {
 		t.Helper()
-		m := fresh(anchor)
-		before := names(t, m.State.Dir())
-		check, err := m.CheckUpgrade(t.Context(), CheckOptions{UpgradeOptions: UpgradeOptions{Source: src}})
-		if err != nil || check.Outcome != api.OutcomeRefused || !strings.Contains(check.Reason, want) {
-			t.Errorf("check: %+v, %v", check, err)
-		}
-		reg.reset(nil)
-		_, err = m.Upgrade(t.Context(), UpgradeOptions{Source: src})
-		wantRefused(t, err, want)
-		if now := names(t, m.State.Dir()); !slices.Equal(now, before) {
-			t.Errorf("%s: STATE has changed: %q, before %q", want, now, before)
-		}
+		refusesUpgrade(t, fresh(anchor), reg, src, want, false)
 		if n := reg.blobs[art.Blobs[0].Digest.Encoded()]; n != 0 {
 			t.Errorf("%s: %d bytes of a layer were fetched", want, n)
 		}

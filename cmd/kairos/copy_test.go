@@ -57,9 +57,8 @@ func newMirror(t *testing.T, referrers bool) (*mirror, string) {
 	return m, strings.TrimPrefix(srv.URL, "http://")
 }
 
-// signs signs an image as cosign, sigstore and notation do, and returns the file of a policy that asks for the first
-// two.
-func signs(t *testing.T, ref string) string {
+// byDigest names an image in a registry by its digest.
+func byDigest(t *testing.T, ref string) name.Digest {
 	t.Helper()
 	to, err := name.ParseReference(ref)
 	if err != nil {
@@ -69,7 +68,15 @@ func signs(t *testing.T, ref string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	digest, repository := to.Context().Digest(desc.Digest.String()), to.Context().Name()
+	return to.Context().Digest(desc.Digest.String())
+}
+
+// signs signs an image as cosign, sigstore and notation do, and returns the file of a policy that asks for the first
+// two.
+func signs(t *testing.T, ref string) string {
+	t.Helper()
+	digest := byDigest(t, ref)
+	repository := digest.Context().Name()
 	key, second := policytest.NewKey(t), policytest.NewKey(t)
 	policytest.Sign(t, digest, policytest.Claim(t, digest, ""), key)
 	policytest.Attach(t, digest, second.Bundle(t,

@@ -9,9 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	testregistry "github.com/google/go-containerregistry/pkg/registry"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/kairos-buildkit/kairos/image/policy/policytest"
 )
@@ -24,15 +22,7 @@ func TestVerifyPolicy(t *testing.T) {
 	defer srv.Close()
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
 	ref := published(t, strings.TrimPrefix(srv.URL, "http://"), "v1")
-	to, err := name.ParseReference(ref)
-	if err != nil {
-		t.Fatal(err)
-	}
-	desc, err := remote.Head(to)
-	if err != nil {
-		t.Fatal(err)
-	}
-	digest := to.Context().Digest(desc.Digest.String())
+	digest := byDigest(t, ref)
 	key := policytest.NewKey(t)
 	dir := t.TempDir()
 	file, public := filepath.Join(dir, "policy.json"), filepath.Join(dir, "cosign.pub")

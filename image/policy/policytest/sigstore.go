@@ -89,15 +89,8 @@ func (s Sigstore) Claim(t testing.TB, claim []byte, identity, issuer string, min
 	if err != nil {
 		t.Fatal(err)
 	}
-	content, err := e.SignatureContent()
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := e.VerificationContent()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := cryptoutils.MarshalCertificateToPEM(leaf.Certificate())
+	signature, leaf := signed(t, e)
+	cert, err := cryptoutils.MarshalCertificateToPEM(leaf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +99,21 @@ func (s Sigstore) Claim(t testing.TB, claim []byte, identity, issuer string, min
 	r, between := s.CA(t)
 	more["dev.sigstore.cosign/certificate"] = string(cert)
 	more["dev.sigstore.cosign/chain"] = string(append(between, r...))
-	return Layer(claim, content.Signature(), more)
+	return Layer(claim, signature, more)
+}
+
+// signed is a signature, and the certificate that it was made with.
+func signed(t testing.TB, e *ca.TestEntity) (signature []byte, leaf *x509.Certificate) {
+	t.Helper()
+	content, err := e.SignatureContent()
+	if err != nil {
+		t.Fatal(err)
+	}
+	with, err := e.VerificationContent()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content.Signature(), with.Certificate()
 }
 
 // Workflow is a claim's signature by a certificate for a URI, as those of workflows are, in this log, with the CA of
@@ -231,22 +238,15 @@ func (s Sigstore) Bundle(t testing.TB, statement []byte, identity, issuer string
 	if err != nil {
 		t.Fatal(err)
 	}
-	content, err := e.SignatureContent()
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := e.VerificationContent()
-	if err != nil {
-		t.Fatal(err)
-	}
+	signature, leaf := signed(t, e)
 	return marshal(t, &protobundle.Bundle{
 		VerificationMaterial: &protobundle.VerificationMaterial{
 			Content: &protobundle.VerificationMaterial_Certificate{
-				Certificate: &protocommon.X509Certificate{RawBytes: leaf.Certificate().Raw},
+				Certificate: &protocommon.X509Certificate{RawBytes: leaf.Raw},
 			},
 			TlogEntries: []*protorekor.TransparencyLogEntry{s.entry(t, e)},
 		},
-		Content: envelope(statement, content.Signature()),
+		Content: envelope(statement, signature),
 	})
 }
 
