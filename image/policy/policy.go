@@ -69,8 +69,8 @@ type material struct {
 func (m material) empty() bool { return len(m.paths)+len(m.data) == 0 }
 
 // parse reads a policy of containers'. As with the other programs that read it, what is not known is an error, as is
-// a key that is there twice. A type of requirement that is known and not supported is one of the image that it is asked
-// of.
+// a key that is there twice. A type of requirement that is known and not supported is an error of the image that it is
+// asked of.
 func parse(b []byte) (*containersPolicy, error) {
 	if len(b) > maxSize {
 		return nil, fmt.Errorf("it has more than %d bytes", maxSize)
