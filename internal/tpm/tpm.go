@@ -1,5 +1,7 @@
-// Package tpm keeps the lowest epochs that a machine starts in its TPM 2.0: in an NV index that outlives disks,
-// and that an older disk, or an older boot file with the same code, does not bring back to what it was.
+// Package tpm is a machine's TPM 2.0, in what Kairos has it do. It seals secrets for what the machine starts
+// ([TPM.Seal], [TPM.Unseal]), is told what that is ([TPM.Extend]), and keeps the lowest epochs that the machine starts
+// ([TPM.Raise]): in an NV index that outlives disks, and that an older disk, or an older boot file with the same code,
+// does not bring back to what it was.
 //
 // The index is of the owner hierarchy, which has no password on most machines. What is in it, in big endian:
 //
@@ -207,11 +209,15 @@ func (t *TPM) Raise(to Floors) (Floors, error) {
 	if err == nil {
 		return f, nil
 	}
-	hint := ""
+	return f, fmt.Errorf("raise the lowest epochs in the TPM: %w%s", err, ownersPassword(err))
+}
+
+// ownersPassword says what to do where a TPM's owner has set a password.
+func ownersPassword(err error) string {
 	if errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) {
-		hint = ": its owner hierarchy has a password: `tpm2_changeauth -c owner -p PASSWORD` takes it away"
+		return ": its owner hierarchy has a password: `tpm2_changeauth -c owner -p PASSWORD` takes it away"
 	}
-	return f, fmt.Errorf("raise the lowest epochs in the TPM: %w%s", err, hint)
+	return ""
 }
 
 func (t *TPM) raise(to Floors) (Floors, error) {
