@@ -77,9 +77,9 @@ test-registry: assets ## what an upgrade fetches, by the log of another project'
 
 # Not part of `make test`: building the two programs takes as much time as a tenth of it.
 .PHONY: test-fleet
-test-fleet: ## rollouts against a real kube-apiserver and etcd, which it builds; TESTS=REGEXP chooses some
+test-fleet: ## rollouts against a real kube-apiserver and etcd, which it builds, and the chart by Helm; TESTS=REGEXP chooses some
 	dir=$$(scripts/kubernetes) && KUBEBUILDER_ASSETS=$$dir \
-		$(GO) test -tags fleet -count 1 -parallel 16 -timeout 40m $(if $(TESTS),-run '$(TESTS)') ./test/fleet
+		$(GO) test -tags fleet -count 1 -parallel 16 -timeout 40m $(if $(TESTS),-run '$(TESTS)') ./deploy ./test/fleet
 
 .PHONY: test-race
 test-race: build tools ## the same under the race detector, with a third of the disks that power cuts leave: it takes a C compiler

@@ -104,6 +104,8 @@ var wrong = map[string][2]string{
 	"concurrency":       {beyond + "concurrency: -1}", "spec.concurrency"},
 	"a number in words": {beyond + "concurrency: two}", "spec.concurrency"},
 	"a policy":          {beyond + "rollbackOnFailure: Some}", `Unsupported value: "Some"`},
+	"a wave of nobody":  {beyond + "waves: [{nodes: 0}]}", "spec.waves[0].nodes"},
+	"no part of them":   {beyond + "waves: [{nodes: 0.00%}]}", "spec.waves[0].nodes"},
 	"a pin":             {beyond + "pin: Tag}", `Unsupported value: "Tag"`},
 	"away":              {beyond + "away: Never}", `Unsupported value: "Never"`},
 	"a day": {beyond + "windows: [{days: [Monday], start: '22:00', duration: 1h}]}",

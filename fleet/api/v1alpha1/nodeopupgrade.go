@@ -151,7 +151,8 @@ type Wave struct {
 	// Nodes is how many of all chosen nodes, or which part of them, such as 1 or "10%", rounded up.
 	// +optional
 	// +kubebuilder:validation:XIntOrString
-	// +kubebuilder:validation:Pattern=`^(100|[0-9]{1,2}([.][0-9]{1,2})?)%$`
+	// +kubebuilder:validation:Pattern=`^(100|[1-9][0-9]?([.][0-9]{1,2})?|0[.](0[1-9]|[1-9][0-9]?))%$`
+	// +kubebuilder:validation:XValidation:rule="self != 0",message="want a number from 1"
 	Nodes *intstr.IntOrString `json:"nodes,omitempty"`
 
 	// NodeSelector chooses nodes by their labels.
