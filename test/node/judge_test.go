@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -235,8 +236,19 @@ func (j *judge) mounted(image string, at, size int64, fs string, do func(dir str
 	if err != nil {
 		return fmt.Errorf("mount: %w: %s", err, out)
 	}
-	defer func() { err = errors.Join(err, unix.Unmount(dir, 0)) }()
+	defer func() { err = errors.Join(err, unmount(dir)) }()
 	return do(dir)
+}
+
+// unmount unmounts a folder. A program that another test starts at this moment has copies of the files that were open
+// in it, for as long as the kernel takes to close them: then it is tried again, for a minute.
+func unmount(dir string) error {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Unmount(dir, 0)
+		if err == nil || !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // copySparse copies a part of a file to another one, without its holes.

@@ -3,14 +3,13 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	klayout "github.com/kairos-buildkit/kairos/layout"
 )
@@ -29,8 +28,7 @@ func seesDamage(t *testing.T, j *judge) {
 			if err != nil {
 				return err
 			}
-			defer unix.Unmount(dir, 0)
-			return run("sh", "-euc", "cd "+dir+"; "+do)
+			return errors.Join(run("sh", "-euc", "cd "+dir+"; "+do), unmount(dir))
 		}
 	}
 	for _, c := range []struct {
