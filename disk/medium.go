@@ -85,23 +85,18 @@ func OpenVolume(r io.ReaderAt, size int64) (v Volume, ok bool) {
 	return identify(io.NewSectionReader(r, 0, size), size)
 }
 
-// efiImage returns the partition of an ISO's boot record that UEFI starts from a stick: type 0xEF.
+// efiImage returns the volume that UEFI starts an ISO from.
 func efiImage(r io.ReaderAt, size int64) []Volume {
-	b := make([]byte, 512)
-	if readFull(r, b, 0) != nil || b[510] != 0x55 || b[511] != 0xaa {
+	begin, n, ok := fat.InISO(r, size)
+	if !ok {
 		return nil
 	}
-	for e := b[446:510]; len(e) > 0; e = e[16:] {
-		start, n := int64(le.Uint32(e[8:]))*512, int64(le.Uint32(e[12:]))*512
-		if e[4] != 0xef || start+n > size {
-			continue
-		}
-		if v, ok := identify(io.NewSectionReader(r, start, n), n); ok {
-			v.Name, v.Start = "efi", start
-			return []Volume{v}
-		}
+	v, ok := identify(io.NewSectionReader(r, begin, n), n)
+	if !ok {
+		return nil
 	}
-	return nil
+	v.Name, v.Start = "efi", begin
+	return []Volume{v}
 }
 
 // identify finds out which file system begins here.
@@ -121,7 +116,7 @@ func identify(r io.ReaderAt, size int64) (Volume, bool) {
 		v.FS, v.Label = "ext4", label
 		return v, true
 	}
-	if f, err := fat.Open(readOnly{r}); err == nil {
+	if f, err := fat.Open(fat.ReadOnly(r)); err == nil {
 		v.FS = "vfat"
 		v.Label, _ = f.Label()
 		return v, true
@@ -138,7 +133,7 @@ func (v Volume) Open() (fs.FS, error) {
 	switch v.FS {
 	case "vfat":
 		var f *fat.Volume
-		if f, err = fat.Open(readOnly{v.r}); err == nil {
+		if f, err = fat.Open(fat.ReadOnly(v.r)); err == nil {
 			files = f.FS()
 		}
 	case "iso9660":
@@ -163,8 +158,3 @@ func (v Volume) Dirty() bool {
 	b := make([]byte, 4)
 	return v.FS == "ext4" && readFull(v.r, b, 1024+0x60) == nil && le.Uint32(b)&needsRecovery != 0
 }
-
-// readOnly is a volume that is not written to.
-type readOnly struct{ io.ReaderAt }
-
-func (readOnly) WriteAt([]byte, int64) (int, error) { return 0, errors.ErrUnsupported }

@@ -140,17 +140,21 @@ func (m *Machine) CheckTrust() error {
 		return err
 	}
 	boot := m.Source.Boot
-	switch {
-	case boot.Firmware == layout.FirmwareBIOS:
+	if boot.Firmware == layout.FirmwareBIOS {
 		m.seal.Unchecked("kernel and initrd: BIOS starts whatever is on the disk, so nothing that follows is proof")
-		return nil
-	case boot.Role == layout.RoleLive:
-		m.seal.Unchecked("the UKI of a live medium: Secure Boot alone can")
 		return nil
 	}
 	image, err := efi.Text(efi.StubImage)
 	if err != nil {
 		return m.seal.Refuse(err)
+	}
+	if boot.Role == layout.RoleLive {
+		medium, err := os.Open(m.Source.Device)
+		if err != nil {
+			return m.seal.Refuse(err)
+		}
+		defer medium.Close()
+		return m.seal.LiveUKI(medium, image, m.Release)
 	}
 	esp, err := os.Open(boot.Devices["efi"])
 	if err != nil {

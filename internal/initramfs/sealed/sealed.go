@@ -156,6 +156,33 @@ const maxUKI = 512 << 20
 // and image the file's path as the stub says it, with backslashes. The name in the boot menu is the node's: it counts
 // as the one that the image's UKI has. What is read is the file as it is on the disk now.
 func (s *Seal) UKI(esp fat.Disk, image string, r layout.Release) error {
+	return s.uki(r, image, "in a release that boots, `kairos-apply verify --repair` writes it again",
+		func() (fat.Disk, error) { return esp, nil })
+}
+
+// Medium is a device, or its file.
+type Medium interface {
+	io.ReaderAt
+	io.Seeker
+}
+
+// LiveUKI is [Seal.UKI] for a live medium, which the release is on: the file is in the volume that UEFI starts from.
+// Whether it is this medium that was started, and not one with another file of that name, it does not say.
+func (s *Seal) LiveUKI(medium Medium, image string, r layout.Release) error {
+	return s.uki(r, image, "write the medium again", func() (fat.Disk, error) {
+		size, err := medium.Seek(0, io.SeekEnd)
+		if err != nil {
+			return nil, err
+		}
+		begin, length, ok := fat.InISO(medium, size)
+		if !ok {
+			return nil, errors.New("the medium has no EFI system partition in its boot record")
+		}
+		return fat.ReadOnly(io.NewSectionReader(medium, begin, length)), nil
+	})
+}
+
+func (s *Seal) uki(r layout.Release, image, repair string, volume func() (fat.Disk, error)) error {
 	if s == nil {
 		return nil
 	}
@@ -164,6 +191,13 @@ func (s *Seal) UKI(esp fat.Disk, image string, r layout.Release) error {
 		return nil
 	}
 	name := strings.TrimPrefix(strings.ReplaceAll(image, `\`, "/"), "/")
+	if name == "" {
+		return s.Refuse(errors.New("the UKI: the firmware does not say which file it has started"))
+	}
+	esp, err := volume()
+	if err != nil {
+		return s.Refuse(fmt.Errorf("the UKI %s: %w", name, err))
+	}
 	b, err := readFile(esp, name)
 	if err != nil {
 		return s.Refuse(fmt.Errorf("the UKI %s: %w", name, err))
@@ -173,8 +207,8 @@ func (s *Seal) UKI(esp fat.Disk, image string, r layout.Release) error {
 		return s.Refuse(fmt.Errorf("the UKI %s: %w", name, err))
 	}
 	if have := layout.SHA256(sum); have != r.UKI {
-		return s.Refuse(fmt.Errorf("the UKI %s is %s, and the one of release %s (%s) is %s: in a release that boots, "+
-			"`kairos-apply verify --repair` writes it again", name, have, r.ID(), r.Version, r.UKI))
+		return s.Refuse(fmt.Errorf("the UKI %s is %s, and the one of release %s (%s) is %s: %s", name, have, r.ID(),
+			r.Version, r.UKI, repair))
 	}
 	return nil
 }

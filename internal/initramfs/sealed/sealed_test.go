@@ -2,7 +2,9 @@ package sealed_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -283,26 +285,91 @@ func TestSealedUKI(t *testing.T) {
 		"in another place": {titled, `\EFI\evil\` + entry, layout.SHA256(sum), "does not exist"},
 		"no program":       {[]byte("x"), `\EFI\Linux\` + entry, layout.SHA256(sum), "PE"},
 	} {
-		volume, err := fat.FileSystem{
-			Label: "COS_GRUB", Size: 40 << 20,
-			Files: []filetree.File{filetree.Bytes("EFI/Linux/"+entry, c.file)},
-		}.Image()
-		if err != nil {
-			t.Fatal(err)
-		}
-		esp, err := os.Create(filepath.Join(t.TempDir(), "esp"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer esp.Close()
-		if err := volume.WriteTo(t.Context(), esp); err != nil {
-			t.Fatal(err)
-		}
 		r := release()
 		r.UKI = c.uki
+		esp := volume(t, "EFI/Linux/"+entry, c.file, 0)
 		err = s.UKI(esp, c.image, r)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// volume is a file with a FAT volume that begins at a place in bytes, and has one file.
+func volume(t *testing.T, name string, content []byte, at int64) *os.File {
+	t.Helper()
+	v, err := fat.FileSystem{
+		Label: "COS_GRUB", Size: 40 << 20, Files: []filetree.File{filetree.Bytes(name, content)},
+	}.Image()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(t.TempDir(), "esp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if _, err := f.Seek(at, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.WriteTo(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// So is the one of a live medium, which starts from a partition of its boot record.
+func TestSealedLiveUKI(t *testing.T) {
+	made, err := boot.Make(boottest.Tree("6.12.1"), boot.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := boot.Make(boottest.Tree("6.12.1"), boot.Options{Cmdline: "quiet"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum, err := uki.Authenticode(made.UKI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const image, begin, size = `\EFI\kairos\kairos.efi`, 1 << 20, 40 << 20
+	a := anchor(nil, newKey(t))
+	for name, c := range map[string]struct {
+		file        []byte
+		kind        byte
+		start, size uint32 // in sectors
+		image       string
+		want        string
+	}{
+		"the image's":     {made.UKI, 0xef, begin / 512, size / 512, image, ""},
+		"another genuine": {other.UKI, 0xef, begin / 512, size / 512, image, "and the one of release"},
+		"another file":    {made.UKI, 0xef, begin / 512, size / 512, `\EFI\x.efi`, "does not exist"},
+		"no file":         {made.UKI, 0xef, begin / 512, size / 512, "", "does not say which file"},
+		"no partition":    {made.UKI, 0xcd, begin / 512, size / 512, image, "no EFI system partition"},
+		"one that is cut": {made.UKI, 0xef, begin / 512, size/512 + 1, image, "no EFI system partition"},
+		"no volume":       {made.UKI, 0xef, begin/512 + 1, size/512 - 1, image, "kairos.efi: "},
+	} {
+		f := volume(t, layout.LiveUKI, c.file, begin)
+		record := make([]byte, 512)
+		record[510], record[511] = 0x55, 0xaa
+		second := record[446+16:]
+		second[4] = c.kind
+		binary.LittleEndian.PutUint32(second[8:], c.start)
+		binary.LittleEndian.PutUint32(second[12:], c.size)
+		if _, err := f.WriteAt(record, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Truncate(begin + size); err != nil {
+			t.Fatal(err)
+		}
+		r := release()
+		r.UKI = layout.SHA256(sum)
+		wantRefusal(t, name, read(t, a).LiveUKI(f, c.image, r), c.want)
+		warns := a
+		warns.Warn = true
+		s := read(t, warns)
+		if err := s.LiveUKI(f, c.image, r); err != nil || len(s.Problems) != len(c.want[:min(1, len(c.want))]) {
+			t.Errorf("%s, only warned of: %v, %q", name, err, s.Problems)
 		}
 	}
 }
