@@ -10,11 +10,14 @@ import (
 // maxHeaders bounds what is read of a file to find its sections, in bytes.
 const maxHeaders = 64 << 10
 
-// errSigned says that a file's bytes are under a signature.
-var errSigned = errors.New("the file is signed")
+// What has no place to change.
+var (
+	errSigned   = errors.New("the file is signed")
+	errMeasured = errors.New("the file has signatures for what a TPM measures of it")
+)
 
 // Place returns where the content of the first section of a name is in a file of a size in bytes. A file that is
-// signed has none: nobody may change it.
+// signed has none: nobody may change it. Nor has one with [PCRSignatures], since they are of its sections.
 func Place(file io.ReaderAt, size int64, name string) (off, length int64, err error) {
 	head := make([]byte, min(size, maxHeaders))
 	if _, err := file.ReadAt(head, 0); err != nil && err != io.EOF {
@@ -26,6 +29,11 @@ func Place(file io.ReaderAt, size int64, name string) (off, length int64, err er
 	}
 	if h.certificateSize() != 0 {
 		return 0, 0, errSigned
+	}
+	for _, s := range h.sections {
+		if s.name == PCRSignatures {
+			return 0, 0, errMeasured
+		}
 	}
 	for _, s := range h.sections {
 		if s.name == name {

@@ -41,6 +41,9 @@ const (
 	Cmdline = ".cmdline"
 	OSRel   = ".osrel"
 	Uname   = ".uname"
+	// PCRKey and PCRSignatures are what a TPM unseals by: see package uki/pcr.
+	PCRKey        = ".pcrpkey"
+	PCRSignatures = ".pcrsig"
 	// Profile begins a profile: the sections behind it take the place of those before the first one when a boot loader
 	// names its number. The first one is number 0, which starts where none is named.
 	Profile = ".profile"

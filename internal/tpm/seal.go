@@ -102,7 +102,7 @@ func (t *TPM) seal(secret, publicKey []byte) (*token, error) {
 	if err != nil {
 		return nil, err
 	}
-	policy, err := policyOf(key)
+	policy, err := policyOf(key, exponents[0])
 	if err != nil {
 		return nil, err
 	}
@@ -155,12 +155,9 @@ func (t *TPM) unseal(luks json.RawMessage, signatures []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("token: %w", err)
 	}
-	policy, err := policyOf(key)
+	exponent, err := tok.exponent(key)
 	if err != nil {
 		return nil, err
-	}
-	if tok.Policy != hex.EncodeToString(policy) {
-		return nil, errors.New("token: its policy is not that its key has signed PCR 11")
 	}
 	list, err := pcr.Parse(signatures)
 	if err != nil {
@@ -178,7 +175,8 @@ func (t *TPM) unseal(luks json.RawMessage, signatures []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t.load(srk, tok, func(session tpm2.TPMISHPolicy) error { return t.authorize(session, key, signature) })
+	public := publicArea(key, exponent)
+	return t.load(srk, tok, func(session tpm2.TPMISHPolicy) error { return t.authorize(session, public, signature) })
 }
 
 // parseToken reads a token, and refuses one that asks for more than Kairos does.
@@ -283,8 +281,7 @@ func (t *TPM) load(srk *storageKey, tok *token, policy func(tpm2.TPMISHPolicy) e
 }
 
 // authorize has a session meet the policy that PCR 11 holds what a key has signed.
-func (t *TPM) authorize(session tpm2.TPMISHPolicy, key *rsa.PublicKey, s pcr.Signature) error {
-	public := publicArea(key)
+func (t *TPM) authorize(session tpm2.TPMISHPolicy, public tpm2.TPMTPublic, s pcr.Signature) error {
 	loaded, err := tpm2.LoadExternal{InPublic: tpm2.New2B(public), Hierarchy: tpm2.TPMRHOwner}.Execute(t.t)
 	if err != nil {
 		return fmt.Errorf("load the public key: %w", err)
@@ -324,20 +321,39 @@ func sized(b []byte) (content, rest []byte, err error) {
 	return nil, nil, errors.New("token: a structure in it is cut")
 }
 
+// exponents are how a TPM is told of 65537, which makes two names of one key: 0 is that number, and each TPM takes it.
+// Newer versions of systemd-cryptenroll write it out, and read both.
+var exponents = []uint32{0, 65537}
+
+// exponent says which of the two a token's policy was made with.
+func (tok *token) exponent(key *rsa.PublicKey) (uint32, error) {
+	for _, e := range exponents {
+		policy, err := policyOf(key, e)
+		if err != nil {
+			return 0, err
+		}
+		if tok.Policy == hex.EncodeToString(policy) {
+			return e, nil
+		}
+	}
+	return 0, errors.New("token: its policy is not that its key has signed PCR 11")
+}
+
 // publicArea is a key as the TPM has it: what its name, and so the policy, is made of. It has to be as systemd makes
 // it, or the two would not understand each other's tokens.
-func publicArea(key *rsa.PublicKey) tpm2.TPMTPublic {
+func publicArea(key *rsa.PublicKey, exponent uint32) tpm2.TPMTPublic {
 	return tpm2.TPMTPublic{
 		Type: tpm2.TPMAlgRSA, NameAlg: tpm2.TPMAlgSHA256,
 		ObjectAttributes: tpm2.TPMAObject{UserWithAuth: true, Decrypt: true, SignEncrypt: true},
-		Parameters:       tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &tpm2.TPMSRSAParms{KeyBits: pcr.KeyBits}),
-		Unique:           tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: key.N.Bytes()}),
+		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA,
+			&tpm2.TPMSRSAParms{KeyBits: pcr.KeyBits, Exponent: exponent}),
+		Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: key.N.Bytes()}),
 	}
 }
 
 // policyOf is the digest of the policy that a key has signed what holds.
-func policyOf(key *rsa.PublicKey) ([]byte, error) {
-	public := publicArea(key)
+func policyOf(key *rsa.PublicKey, exponent uint32) ([]byte, error) {
+	public := publicArea(key, exponent)
 	name, err := tpm2.ObjectName(&public)
 	if err != nil {
 		return nil, err

@@ -87,6 +87,33 @@ func TestSeal(t *testing.T) {
 	}
 }
 
+// A token of a newer systemd-cryptenroll has another name of the same key.
+func TestUnsealOfNewerSystemd(t *testing.T) {
+	before := exponents
+	t.Cleanup(func() { exponents = before })
+	tpm := start(t)
+	key := newKey()
+	exponents = []uint32{65537, 0}
+	passphrase, token := seal(t, tpm, key)
+	exponents = before
+	if _, ours := seal(t, tpm, key); policy(t, ours) == policy(t, token) {
+		t.Error("it is no other name")
+	}
+	extend(t, tpm, "uki")
+	if got, err := tpm.Unseal(token, signed(t, key, "uki")); err != nil || !bytes.Equal(got, passphrase) {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func policy(t *testing.T, luks json.RawMessage) string {
+	t.Helper()
+	tok, err := parseToken(luks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tok.Policy
+}
+
 // What PCRs hold is what package pcr says.
 func TestExtend(t *testing.T) {
 	tpm := start(t)
