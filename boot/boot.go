@@ -9,6 +9,7 @@ package boot
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -34,8 +35,9 @@ type Options struct {
 	// Enroll is when a firmware in setup mode gets its keys ([layout.ImageLabelEnroll]).
 	Enroll string
 
-	// Key is the private key of [layout.ImageSecureBootCert], PEM. It is there when an image is built, and no label.
-	Key []byte
+	// Key is the private key of [layout.ImageSecureBootCert], and PCRKey that of [layout.ImagePCRKey], both PEM. They
+	// are there when an image is built, and no labels.
+	Key, PCRKey []byte
 }
 
 // OptionsFrom returns the options that an image's labels ask for.
@@ -77,7 +79,7 @@ type Files struct {
 // Equal kernels, modules and settings give equal files, whatever else is in the image.
 //
 // Where the image has a certificate for Secure Boot, the UKI is signed. Without the key it is [ErrNoKey], unless
-// the image has that very UKI already, signed.
+// the image has that very UKI already, signed. The same is with its signatures for a TPM, and [ErrNoPCRKey].
 func Make(root fs.FS, o Options) (*Files, error) {
 	t := tree{root}
 	in, err := t.inputs(o)
@@ -96,6 +98,9 @@ func Make(root fs.FS, o Options) (*Files, error) {
 		{Name: uki.Linux, Data: in.image},
 	}
 	sections = append(sections, profiles(in.cmdline)...)
+	if sections, err = in.measured(t, sections, o.PCRKey); err != nil {
+		return nil, err
+	}
 	program, err := uki.Append(in.stub, sections)
 	if err != nil {
 		return nil, fmt.Errorf("make the UKI: %w", err)
@@ -145,6 +150,7 @@ type inputs struct {
 	cmdline    string
 	trust      []byte // layout.InitrdTrust, nil where there is none
 	secureBoot *SecureBoot
+	pcrKey     *rsa.PublicKey
 }
 
 func (t tree) inputs(o Options) (*inputs, error) {
@@ -187,8 +193,11 @@ func (t tree) inputs(o Options) (*inputs, error) {
 	if err != nil {
 		return nil, err
 	}
+	if in.pcrKey, err = t.readPCRKey(); err != nil {
+		return nil, err
+	}
 	var optional []string
-	if anchor != nil && anchor.TPM {
+	if anchor != nil && anchor.TPM || in.pcrKey != nil {
 		optional = layout.TPMModules()
 	}
 	if in.modules, err = initrd.Select(modules, o.Modules, optional...); err != nil {
@@ -214,6 +223,9 @@ func (t tree) inputs(o Options) (*inputs, error) {
 	if anchor != nil && anchor.TPM && !bytes.Contains(in.init, []byte(layout.FirmwareTPM)) {
 		return nil, fmt.Errorf("/%s asks for the TPM, and the image's boot layer is of a version that does not read "+
 			"it: build its base image again with this version", layout.ImageTrustPolicy)
+	}
+	if err := in.checkPCRKey(); err != nil {
+		return nil, err
 	}
 	if in.secureBoot, err = ReadSecureBoot(t.FS, o); err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/uki/pcr"
 )
 
 // Manifest is the content of [layout.ImageBootManifest]: what the boot files were made from. All
@@ -43,6 +44,8 @@ type Manifest struct {
 	Trust string `json:"trust,omitempty"`
 	// SecureBoot is a digest of the certificate whose key has signed the UKI; empty where it is not signed.
 	SecureBoot string `json:"secureBoot,omitempty"`
+	// PCRKey is a digest of the public key whose signatures for a TPM the UKI has; empty where it has none.
+	PCRKey string `json:"pcrKey,omitempty"`
 	// Outputs are the boot files by their paths.
 	Outputs map[string]string `json:"outputs"`
 }
@@ -128,6 +131,8 @@ func Check(root fs.FS, o Options) (fits bool, why string, err error) {
 		return false, "the keys in /" + layout.ImageTrustDir + ", or what they are for, are others", nil
 	case was.SecureBoot != now.SecureBoot:
 		return false, "the certificate /" + layout.ImageSecureBootCert + " is another one", nil
+	case was.PCRKey != now.PCRKey:
+		return false, "the key /" + layout.ImagePCRKey + " is another one", nil
 	case was.Init != now.Init || was.Stub != now.Stub:
 		return false, "/init or the stub was replaced", nil
 	}
@@ -165,6 +170,9 @@ func (in *inputs) manifest() Manifest {
 	}
 	if in.secureBoot != nil {
 		m.SecureBoot = digest(in.secureBoot.Certificate.Raw)
+	}
+	if in.pcrKey != nil {
+		m.PCRKey = digest(pcr.MarshalPublic(in.pcrKey))
 	}
 	m.Kernel.Version, m.Kernel.Path, m.Kernel.Digest = in.kernel.Version, in.kernel.Path, in.kernelFile
 	m.Kernel.Chosen, m.Kernel.Compression = in.kernel.Chosen, in.kernel.Compression()

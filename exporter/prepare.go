@@ -300,7 +300,7 @@ func (p *prepared) bootFilesWith(labels map[string]string, warn func(string, ...
 	if !fits {
 		done := p.options.step("making boot files")
 		made, err := boot.Make(p.root, options)
-		if errors.Is(err, boot.ErrNoKey) {
+		if errors.Is(err, boot.ErrNoKey) || errors.Is(err, boot.ErrNoPCRKey) {
 			err = fmt.Errorf("%s: %w", strings.TrimSuffix(why, "."), err)
 		}
 		if err := done(err); err != nil {

@@ -85,12 +85,16 @@ func runLayer(args []string, out io.Writer, makeLayer func(fs.FS, bootlayer.Opti
 		return nil
 	})
 	keyFile := flags.String("secure-boot-key", "", "file with the key that signs boot files, where there is one")
+	pcrKeyFile := flags.String("pcr-key", "", "file with the key that signs what a TPM measures, where there is one")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
 	var err error
 	if o.Key, err = readKey(*keyFile); err != nil {
 		return fmt.Errorf("secret %s: %w", layout.SecureBootSecret, err)
+	}
+	if o.PCRKey, err = readKey(*pcrKeyFile); err != nil {
+		return fmt.Errorf("secret %s: %w", layout.PCRSecret, err)
 	}
 	// os.Root: no link in the image leads out of it.
 	root, err := os.OpenRoot(*dir)
@@ -100,6 +104,7 @@ func runLayer(args []string, out io.Writer, makeLayer func(fs.FS, bootlayer.Opti
 	defer root.Close()
 	layer, err := makeLayer(root.FS(), o)
 	clear(o.Key)
+	clear(o.PCRKey)
 	if err != nil {
 		return err
 	}

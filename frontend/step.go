@@ -108,11 +108,17 @@ func (b *builder) solve(ctx context.Context, st llb.State) (client.Reference, er
 type layer struct {
 	command, name string
 	labels        []string // what of the image's labels is in it
-	secret        bool     // whether it signs boot files, where there is a key
+	secrets       []secret // private keys that sign boot files, where the build has them
 }
 
-// secretPath is where the step finds [layout.SecureBootSecret], if the build has that.
-const secretPath = "/run/secrets/" + layout.SecureBootSecret
+// secret is one of the build's, and the flag that tells the step its file.
+type secret struct{ id, flag string }
+
+// path is where the step finds the secret, if the build has that.
+func (s secret) path() string { return "/run/secrets/" + s.id }
+
+// keys are the private keys that boot files are signed by.
+var keys = []secret{{layout.SecureBootSecret, "--secure-boot-key"}, {layout.PCRSecret, "--pcr-key"}}
 
 const (
 	stepBootLayer = "boot-layer"
@@ -123,9 +129,9 @@ var (
 	bootLayer = layer{stepBootLayer, "boot layer", []string{
 		layout.ImageLabelCmdline, layout.ImageLabelModules, layout.ImageLabelKernel,
 		layout.ImageLabelTrust, layout.ImageLabelEnroll,
-	}, true}
+	}, keys}
 	// What names the version is a layer of its own, so that a new one costs this layer alone.
-	release = layer{stepRelease, "release", []string{layout.ImageLabelVersion, ocispec.AnnotationVersion}, false}
+	release = layer{stepRelease, "release", []string{layout.ImageLabelVersion, ocispec.AnnotationVersion}, nil}
 )
 
 // step returns root with a layer on top.
@@ -145,11 +151,11 @@ func (b *builder) step(i *image, root llb.State, l layer, labels map[string]stri
 		llb.Network(pb.NetMode_NONE),
 		llb.WithCustomName(name),
 	}
-	if l.secret {
-		// The key is in the step's memory only, and not in what the step's cache is found by: the certificate is,
-		// and an image that has it is signed, or the step fails.
-		args = append(args, "--secure-boot-key", secretPath)
-		opts = append(opts, llb.AddSecret(secretPath, llb.SecretID(layout.SecureBootSecret), llb.SecretOptional))
+	for _, s := range l.secrets {
+		// The key is in the step's memory only, and not in what the step's cache is found by: the certificate or the
+		// public key is, and an image that has it is signed, or the step fails.
+		args = append(args, s.flag, s.path())
+		opts = append(opts, llb.AddSecret(s.path(), llb.SecretID(s.id), llb.SecretOptional))
 	}
 	opts = append(opts, llb.Args(args))
 	if p := b.ui.BuildPlatforms; len(p) > 0 {

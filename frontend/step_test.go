@@ -39,18 +39,26 @@ func TestStepHasNoNetworkAndNoPrivileges(t *testing.T) {
 		t.Errorf("secrets %v, devices %v", exec.Secretenv, exec.CdiDevices)
 	}
 	var dests []string
-	mounted := map[string]pb.MountType{secretPath: pb.MountType_SECRET} // the only thing that is no file of a layer
+	// The only things that are no files of a layer.
+	mounted := map[string]pb.MountType{}
+	ids := map[string]string{
+		"/run/secrets/secureboot-key": layout.SecureBootSecret, "/run/secrets/pcr-key": layout.PCRSecret,
+	}
+	for name := range ids {
+		mounted[name] = pb.MountType_SECRET
+	}
 	for _, m := range exec.Mounts {
 		dests = append(dests, m.Dest)
 		if want := mounted[m.Dest]; m.MountType != want {
 			t.Errorf("mount %s has type %v, want %v", m.Dest, m.MountType, want)
 		}
-		if s := m.SecretOpt; s != nil && (s.ID != layout.SecureBootSecret || !s.Optional) {
+		if s := m.SecretOpt; s != nil && (s.ID != ids[m.Dest] || !s.Optional) {
 			t.Errorf("secret %v", s)
 		}
 	}
-	if want := []string{"/", "/rootfs", secretPath}; !slices.Equal(dests, want) {
-		t.Errorf("mounts %v, want %v", dests, want)
+	mounts := []string{"/", "/rootfs", "/run/secrets/secureboot-key", "/run/secrets/pcr-key"}
+	if !slices.Equal(dests, mounts) {
+		t.Errorf("mounts %v, want %v", dests, mounts)
 	}
 	// A label that the step does not read must not make it run again.
 	want := []string{
@@ -63,7 +71,9 @@ func TestStepHasNoNetworkAndNoPrivileges(t *testing.T) {
 		"--label",
 		layout.ImageLabelCmdline + "=quiet splash",
 		"--secure-boot-key",
-		secretPath,
+		"/run/secrets/secureboot-key",
+		"--pcr-key",
+		"/run/secrets/pcr-key",
 	}
 	if !slices.Equal(exec.Meta.Args, want) {
 		t.Errorf("args %q, want %q", exec.Meta.Args, want)

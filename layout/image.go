@@ -44,6 +44,10 @@ const (
 	ImageSecureBootDir  = "usr/lib/kairos/secureboot"
 	ImageSecureBootCert = ImageSecureBootDir + "/db.crt"
 
+	// ImagePCRKey is the public key of whoever says for which boot files a TPM unseals what is encrypted: PEM, RSA
+	// 2048. Without one, the UKI says nothing of that.
+	ImagePCRKey = "usr/lib/kairos/pcr.pub"
+
 	// ImageShutdownHook is run by systemd at the very end, see systemd-shutdown(8).
 	ImageShutdownHook = "usr/lib/systemd/system-shutdown/kairos"
 
@@ -87,6 +91,9 @@ const (
 // SecureBootSecret is the build's secret with the private key of ImageSecureBootCert.
 const SecureBootSecret = "secureboot-key"
 
+// PCRSecret is the build's secret with the private key of ImagePCRKey.
+const PCRSecret = "pcr-key"
+
 // What an image with keys in ImageTrustDir asks of a release that they have not signed.
 const (
 	TrustRequired = "required" // it is refused
@@ -118,5 +125,5 @@ const (
 )
 
 // TPMModules returns the drivers of TPMs 2.0 as far as firmware of PCs and servers presents them. An initrd has them
-// where its trust.json asks for what the TPM holds.
+// where its trust.json asks for what the TPM holds, and where its UKI has signatures for the TPM.
 func TPMModules() []string { return []string{"tpm_crb", "tpm_tis"} }

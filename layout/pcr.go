@@ -8,12 +8,17 @@ const (
 	PCRSystem = 15
 )
 
-// PCRWord is the word that /init extends PCRBoot by before it reads anything else of what it has found: what the UKI
-// starts, a role such as [RoleSystem]. The same UKI has another value in PCRBoot on a live medium than on a disk.
+// PCRWord is the word that /init extends PCRBoot by when it has found what the machine was booted from, and before it
+// reads what is there: a role, such as [RoleSystem]. The same UKI has another value in PCRBoot on a live medium than
+// on a disk.
 func PCRWord(role string) string { return "kairos-" + role }
 
-// PCRReleaseWord is the word that /init extends PCRSystem by: the release, by its id.
-func PCRReleaseWord(id string) string { return "kairos-release:" + id }
+// PCRLeave is the word that /init extends PCRBoot by when it is done, as systemd does in its initrds: nothing that
+// runs afterwards unseals what /init does.
+const PCRLeave = "leave-initrd"
+
+// PCRReleaseWord is the word that /init extends PCRSystem by: the release, by the digest of its record, release.json.
+func PCRReleaseWord(record Digest) string { return "kairos-release:" + string(record) }
 
 // What systemd's stub gives the initrd of the UKI's sections .pcrsig and .pcrpkey, see systemd-stub(7). Paths are
 // relative to the initrd's root.

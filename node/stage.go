@@ -299,7 +299,7 @@ func readBootFiles(s *store.Store, r layout.Release, progress Progress) (loader.
 
 func makeBootFiles(tree fs.FS, o boot.Options, why string) (loader.BootFiles, error) {
 	made, err := boot.Make(tree, o)
-	if errors.Is(err, boot.ErrNoKey) {
+	if errors.Is(err, boot.ErrNoKey) || errors.Is(err, boot.ErrNoPCRKey) {
 		err = fmt.Errorf("%s: %w", why, err)
 	}
 	if err != nil {

@@ -20,7 +20,8 @@ func Tree(version string) fstest.MapFS {
 		"sbin":                    Link("usr/sbin"),
 		"lib":                     Link("usr/lib"),
 		layout.ImageInit: {Data: []byte(
-			"\x7fELF static /init with " + layout.InitrdTrust + " " + layout.FirmwareTPM), Mode: 0o755},
+			"\x7fELF static /init with " + layout.InitrdTrust + " " + layout.FirmwareTPM +
+				" " + layout.InitrdPCRSignatures), Mode: 0o755},
 		layout.ImageStub: {Data: Program("stub"), Mode: 0o644},
 	}
 	for _, dir := range []string{"dev", "etc", "proc", "run", "sys", "var", "boot"} {

@@ -18,6 +18,7 @@ func main() {
 	initramfs.Main( // in this order
 		(*m).Prepare,
 		(*m).FindMedium,
+		(*m).MeasureRole,
 		(*m).ReadRelease,
 		(*m).CheckTrust,
 		(*m).Announce,
@@ -28,6 +29,7 @@ func main() {
 		(*m).CheckAlone,
 		(*m).LeaveRecord,
 		(*m).StartGuard,
+		(*m).MeasureRelease,
 		(*m).HandOver,
 	)
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/kairos-buildkit/kairos/internal/bounded"
 	"github.com/kairos-buildkit/kairos/internal/qemu"
+	"github.com/kairos-buildkit/kairos/uki/pcr"
 	"github.com/kairos-buildkit/kairos/uki/secureboot"
 )
 
@@ -58,12 +61,32 @@ func (o secureBootKeys) make(dir string, s streams) (err error) {
 			return err
 		}
 	}
+	if err := makePCRKey(dir); err != nil {
+		return err
+	}
 	fmt.Fprintf(s.out, "%s\nKeep the .key files in %s to yourself. The image gets db.crt and the .auth files, "+
 		"the build db.key:\n  COPY %s/db.crt %s/*.auth /usr/lib/kairos/secureboot/\n"+
-		"  kairos build --secret id=secureboot-key,src=%s …\n",
+		"  kairos build --secret id=secureboot-key,src=%s …\n"+
+		"To unlock encrypted partitions by machines' TPMs, the image gets pcr.pub, too, and the build pcr.key:\n"+
+		"  COPY %s/pcr.pub /usr/lib/kairos/\n"+
+		"  kairos build --secret id=secureboot-key,src=%s --secret id=pcr-key,src=%s …\n",
 		secureboot.Name(keys.DB.Certificate), dir, filepath.Base(dir), filepath.Base(dir),
-		filepath.Join(dir, "db.key"))
+		filepath.Join(dir, "db.key"), filepath.Base(dir), filepath.Join(dir, "db.key"), filepath.Join(dir, "pcr.key"))
 	return nil
+}
+
+// makePCRKey writes a key that says for which boot files a TPM unseals.
+func makePCRKey(dir string) error {
+	key, err := rsa.GenerateKey(rand.Reader, pcr.KeyBits)
+	if err != nil {
+		return err
+	}
+	private, err := (&secureboot.Signer{Key: key}).KeyPEM()
+	if err != nil {
+		return err
+	}
+	return errors.Join(writeNew(filepath.Join(dir, "pcr.key"), private, 0o600),
+		writeNew(filepath.Join(dir, "pcr.pub"), pcr.MarshalPublic(&key.PublicKey), 0o644))
 }
 
 // enrolled are the firmware's variables with the keys of a folder.

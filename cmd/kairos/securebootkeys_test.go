@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kairos-buildkit/kairos/uki/pcr"
 	"github.com/kairos-buildkit/kairos/uki/secureboot"
 )
 
@@ -43,6 +44,18 @@ func TestKeysOfSecureBoot(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, s, err)
 		}
 	}
+	pcrKey := filepath.Join(first, "pcr.key")
+	if info, err := os.Stat(pcrKey); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("pcr.key: %v, %v", info, err)
+	}
+	private, err := secureboot.ParseKey(read(pcrKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := pcr.ParsePublic(read(filepath.Join(first, "pcr.pub")))
+	if err != nil || !public.Equal(&private.PublicKey) {
+		t.Errorf("pcr.pub: %v, %v", public, err)
+	}
 	before := read(filepath.Join(first, "db.key"))
 	crt := filepath.Join(first, "db.crt")
 	if err := run("new", "--secure-boot", "--db-certificate", crt, second); err != nil {
@@ -58,12 +71,12 @@ func TestKeysOfSecureBoot(t *testing.T) {
 			t.Errorf("%s: db has %d certificates, %v", of, len(db.Certificates), err)
 		}
 	}
-	x, none, private := filepath.Join(dir, "x"), filepath.Join(dir, "none"), filepath.Join(first, "PK.key")
+	x, none, noCertificate := filepath.Join(dir, "x"), filepath.Join(dir, "none"), filepath.Join(first, "PK.key")
 	for want, args := range map[string][]string{
 		"file exists":            {"--secure-boot", first},
 		"RSA":                    {"--secure-boot", "--type", "ed25519", x},
 		"are for --secure-boot":  {"--name", "x", x},
-		"not a certificate":      {"--secure-boot", "--kek-certificate", private, x},
+		"not a certificate":      {"--secure-boot", "--kek-certificate", noCertificate, x},
 		"no such file or direct": {"--secure-boot", "--db-certificate", none, x},
 		"needs one argument":     {"--secure-boot"},
 	} {

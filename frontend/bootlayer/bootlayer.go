@@ -8,7 +8,8 @@
 //	usr/lib/systemd/system/kairos-*   its units, and the links that enable them
 //	oem/ usr/local/ home/ …           folders that the node mounts on, where the image lacks them
 //
-// Where the image has a certificate for Secure Boot, UKI and systemd-boot are signed by its key.
+// Where the image has a certificate for Secure Boot, UKI and systemd-boot are signed by its key. Where it has a public
+// key for TPMs, the UKI has signatures for what they measure of it.
 //
 // And the layer on top of it, which names the version:
 //
@@ -43,6 +44,8 @@ type Options struct {
 	Labels map[string]string // the image's labels
 	// Key is the private key that signs the boot files, where the image has its certificate; nil for none.
 	Key []byte
+	// PCRKey is the private key that signs what a TPM measures of them, where the image has its public key.
+	PCRKey []byte
 	// Assets replaces the assets that the program carries. For tests.
 	Assets fs.FS
 }
@@ -87,7 +90,7 @@ func Make(root fs.FS, o Options) (*Layer, error) {
 	files = append(files, units...)
 
 	options := boot.OptionsFrom(o.Labels)
-	options.Key = o.Key
+	options.Key, options.PCRKey = o.Key, o.PCRKey
 	if err := signLoader(root, files, options); err != nil {
 		return nil, err
 	}

@@ -23,7 +23,6 @@ import (
 	"github.com/kairos-buildkit/kairos/internal/initramfs/root"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/sealed"
 	"github.com/kairos-buildkit/kairos/internal/mount"
-	"github.com/kairos-buildkit/kairos/internal/tpm"
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
@@ -162,33 +161,6 @@ func (m *Machine) CheckTrust() error {
 	}
 	defer esp.Close()
 	return m.seal.UKI(esp, image, m.Release)
-}
-
-// tpmTimeout is how long the kernel may take to show a TPM that the firmware has told it of.
-const tpmTimeout = 10 * time.Second
-
-// floors reads what the machine's TPM holds.
-func (m *Machine) floors() (tpm.Floors, error) {
-	if err := m.Modules.LoadAll(layout.TPMModules()...); err != nil {
-		m.Log.Info("%v", err) // another driver may be the one
-	}
-	for end := time.Now().Add(tpmTimeout); ; time.Sleep(20 * time.Millisecond) {
-		t, err := tpm.Open("/dev")
-		if err == nil {
-			f, err := t.Floors()
-			if err != nil {
-				return f, err // closing would wait for a TPM that hangs
-			}
-			return f, t.Close()
-		}
-		if _, told := os.Stat("/" + layout.FirmwareTPM); told != nil || !errors.Is(err, tpm.ErrNone) {
-			return tpm.Floors{}, err
-		}
-		if time.Now().After(end) {
-			return tpm.Floors{}, fmt.Errorf("the firmware has one, and the kernel shows none within %v: its driver "+
-				"may be missing in the initrd (label %s)", tpmTimeout, layout.ImageLabelModules)
-		}
-	}
 }
 
 // CheckAlone refuses a disk that looks like the one that was booted from, and came later.

@@ -119,7 +119,7 @@ func TestExtend(t *testing.T) {
 	tpm := start(t)
 	for _, number := range []uint{layout.PCRBoot, layout.PCRSystem} {
 		want := pcr.Value{}
-		for _, w := range []string{"one", layout.PCRWord(layout.RoleLive), layout.PCRReleaseWord("v1")} {
+		for _, w := range []string{"one", layout.PCRWord(layout.RoleLive), layout.PCRReleaseWord("sha256:1")} {
 			if err := tpm.Extend(number, w); err != nil {
 				t.Fatal(err)
 			}

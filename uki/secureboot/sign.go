@@ -79,7 +79,20 @@ func NewSigner(key, certificate []byte) (*Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(key)
+	k, err := ParseKey(key)
+	if err != nil {
+		return nil, err
+	}
+	public, ok := cert.PublicKey.(*rsa.PublicKey)
+	if !ok || !k.PublicKey.Equal(public) {
+		return nil, fmt.Errorf("the private key is not the one of the certificate %s", Name(cert))
+	}
+	return &Signer{k, cert}, nil
+}
+
+// ParseKey reads a private key: RSA, PEM, in PKCS #8 or PKCS #1.
+func ParseKey(b []byte) (*rsa.PrivateKey, error) {
+	block, _ := pem.Decode(b)
 	if block == nil {
 		return nil, errors.New("the private key is not PEM")
 	}
@@ -93,13 +106,9 @@ func NewSigner(key, certificate []byte) (*Signer, error) {
 	}
 	k, ok := private.(*rsa.PrivateKey)
 	if !ok {
-		return nil, errors.New("the private key is not RSA, which Secure Boot needs")
+		return nil, errors.New("the private key is not RSA, which Secure Boot and TPMs need")
 	}
-	public, ok := cert.PublicKey.(*rsa.PublicKey)
-	if !ok || !k.PublicKey.Equal(public) {
-		return nil, fmt.Errorf("the private key is not the one of the certificate %s", Name(cert))
-	}
-	return &Signer{k, cert}, nil
+	return k, nil
 }
 
 // ParseCertificate reads a certificate, PEM or DER, of a key that Secure Boot takes.
