@@ -42,7 +42,8 @@ func (t tree) readPCRKey() (*rsa.PublicKey, error) {
 
 // measured returns the sections of a UKI with those that a TPM unseals by, where the image has a public key for that:
 // the key, and signatures for what PCR 11 holds when the UKI was started as it is, without a profile, in the roles
-// that unlock. Without the private key they are those that the image's UKI has, if they fit, and else it is [ErrNoPCRKey].
+// that unlock. Without the private key they are those that the image's UKI has, if they fit, and else the error is
+// [ErrNoPCRKey].
 func (in *inputs) measured(t tree, sections []uki.Section, private []byte) ([]uki.Section, error) {
 	key := in.pcrKey
 	if key == nil {
