@@ -227,6 +227,14 @@ func TestNodeJoins(t *testing.T) {
 		kubelet.ContainerRuntimeEndpoint != "unix:///run/containerd/containerd.sock" {
 		t.Errorf("%+v", kubelet)
 	}
+	if !strings.Contains(containerd, `config_path = "/etc/containerd/certs.d"`) {
+		t.Error("pods' images do not come from where releases do")
+	}
+	// systemd-networkd would take pods' interfaces, which are ether too, out of their bridge.
+	network := string(read(t, examples+"debian/rootfs/etc/systemd/network/80-dhcp.network"))
+	if !strings.Contains(network, "\nType=ether\nKind=!*\n") {
+		t.Errorf("it is for other interfaces than network cards:\n%s", network)
+	}
 }
 
 func TestSystemdAcceptsTheExamples(t *testing.T) {
