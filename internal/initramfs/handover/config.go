@@ -10,8 +10,9 @@ import (
 	"github.com/kairos-buildkit/kairos/layout"
 )
 
-// configTimeout bounds what the node agent may take: it asks no network.
-const configTimeout = time.Minute
+// configTimeout bounds what the node agent may take: it asks no network. A first boot on a busy emulated machine took
+// more than a minute, and without its config a node would join its cluster under another name.
+const configTimeout = 3 * time.Minute
 
 // applyConfig has the image's node agent apply the node's cloud-config, in the new root and before
 // any service runs. A config with a mistake in it must not keep a node from starting: somebody
