@@ -20,7 +20,7 @@ func newKeysCommand(s streams) *cobra.Command {
 		Args:  noArgs,
 		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(newKeysNewCommand(s), newKeysShowCommand(s))
+	c.AddCommand(newKeysNewCommand(s), newKeysShowCommand(s), newKeysUpdateCommand(s))
 	return c
 }
 

@@ -55,9 +55,14 @@ func NewKeys(name string, now time.Time) (*Keys, error) {
 		}
 		*one.to = &Signer{key, cert}
 	}
-	sum := sha256.Sum256(k.PK.Certificate.Raw)
-	k.Owner = GUID(sum[:16])
+	k.Owner = OwnerOf(k.PK.Certificate)
 	return k, nil
+}
+
+// OwnerOf is the owner whom the certificate of a PK names, see [Keys].
+func OwnerOf(pk *x509.Certificate) GUID {
+	sum := sha256.Sum256(pk.Raw)
+	return GUID(sum[:16])
 }
 
 // CertificatePEM is the certificate's file.
@@ -89,7 +94,7 @@ func (k *Keys) Enrolment(now time.Time, kek, db []*x509.Certificate) (map[string
 		{"db", vendorSecurity, k.KEK, slices.Concat([]*x509.Certificate{k.DB.Certificate}, db)},
 	} {
 		list := Database{Certificates: v.certificates}.Marshal(k.Owner)
-		b, err := v.by.variable(v.name, v.vendor, list, now)
+		b, err := v.by.variable(v.name, v.vendor, list, variableAttributes, now)
 		if err != nil {
 			return nil, err
 		}
@@ -105,25 +110,17 @@ const variableAttributes = 0x01 | 0x02 | 0x04 | 0x20
 var pkcs7GUID = GUID([]byte("\x9d\xd2\xaf\x4a\xdf\x68\xee\x49\x8a\xa9\x34\x7d\x37\x56\x65\xa7"))
 
 // variable is what SetVariable takes of an authenticated variable: EFI_VARIABLE_AUTHENTICATION_2, UEFI
-// specification 2.10, section 8.2.2, with a signature of name, vendor, attributes, time and content.
-func (s *Signer) variable(name, vendor string, content []byte, now time.Time) ([]byte, error) {
+// specification 2.10, section 8.2.2, with a signature of [signedPart].
+func (s *Signer) variable(name, vendor string, content []byte, attributes uint32, now time.Time) ([]byte, error) {
 	now = now.UTC()
 	stamp := le.AppendUint16(nil, uint16(now.Year()))
 	stamp = append(stamp, byte(now.Month()), byte(now.Day()))
 	stamp = append(stamp, byte(now.Hour()), byte(now.Minute()), byte(now.Second()), 0)
 	stamp = append(stamp, make([]byte, 8)...) // nanoseconds, time zone, daylight: zero as the specification asks
-
-	var signed []byte
-	for _, c := range []byte(name) {
-		signed = append(signed, c, 0)
-	}
-	guid, err := parseGUID(vendor)
+	signed, err := signedPart(name, vendor, attributes, stamp, content)
 	if err != nil {
 		return nil, err
 	}
-	signed = append(signed, guid[:]...)
-	signed = le.AppendUint32(signed, variableAttributes)
-	signed = slices.Concat(signed, stamp, content)
 	der, err := s.sign(oidData, signed, false)
 	if err != nil {
 		return nil, fmt.Errorf("firmware's variable %s: %w", name, err)
@@ -132,6 +129,20 @@ func (s *Signer) variable(name, vendor string, content []byte, now time.Time) ([
 	b = le.AppendUint16(b, 0x0200) // revision
 	b = le.AppendUint16(b, 0x0ef1) // WIN_CERT_TYPE_EFI_GUID
 	return slices.Concat(b, pkcs7GUID[:], der, content), nil
+}
+
+// signedPart is what is signed of a variable: name, vendor, attributes, time and content.
+func signedPart(name, vendor string, attributes uint32, stamp, content []byte) (signed []byte, err error) {
+	for _, c := range []byte(name) {
+		signed = append(signed, c, 0)
+	}
+	guid, err := parseGUID(vendor)
+	if err != nil {
+		return nil, err
+	}
+	signed = append(signed, guid[:]...)
+	signed = le.AppendUint32(signed, attributes)
+	return slices.Concat(signed, stamp, content), nil
 }
 
 // variableHeader is what is before the signature: a time, and a WIN_CERTIFICATE with the GUID of its kind.
@@ -156,16 +167,25 @@ func ParseEnrolment(name string, b []byte) (v Variable, err error) {
 		return v, err
 	}
 	v.Attributes = variableAttributes
+	stamp, _, content, err := splitVariable(b)
+	if err != nil {
+		return v, err
+	}
+	v.Time, v.Content = [16]byte(stamp), content
+	_, err = ParseDatabase(v.Content)
+	return v, err
+}
+
+// splitVariable parts what [Signer.variable] makes.
+func splitVariable(b []byte) (stamp, signature, content []byte, err error) {
 	if len(b) < variableHeader || le.Uint16(b[22:]) != 0x0ef1 || GUID(b[24:40]) != pkcs7GUID {
-		return v, errors.New("it is not a signed variable, as `kairos keys new --secure-boot` makes them")
+		return nil, nil, nil, errors.New("it is not a signed variable, as `kairos keys new --secure-boot` makes them")
 	}
 	n := uint64(le.Uint32(b[16:])) + 16
 	if n < variableHeader || n > uint64(len(b)) {
-		return v, errors.New("signed variable: it is cut")
+		return nil, nil, nil, errors.New("signed variable: it is cut")
 	}
-	v.Time, v.Content = [16]byte(b), b[n:]
-	_, err = ParseDatabase(v.Content)
-	return v, err
+	return b[:16], b[variableHeader:n], b[n:], nil
 }
 
 func parseGUID(s string) (g GUID, err error) {

@@ -165,8 +165,9 @@ func parseSigned(der []byte) (*parsed, error) {
 	return p, nil
 }
 
-// signer returns the certificate of one who has signed, after his signature has been verified.
-func (p *parsed) signer(s signerInfo) (*x509.Certificate, error) {
+// signer returns the certificate of one who has signed, after his signature has been verified. detached is what is
+// signed where it is not in the SignedData, else nil.
+func (p *parsed) signer(s signerInfo, detached []byte) (*x509.Certificate, error) {
 	var cert *x509.Certificate
 	for _, c := range p.certificates {
 		if bytes.Equal(c.RawIssuer, s.Issuer.Name.FullBytes) && c.SerialNumber.Cmp(s.Issuer.Serial) == 0 {
@@ -181,9 +182,12 @@ func (p *parsed) signer(s signerInfo) (*x509.Certificate, error) {
 		!s.Algorithm.Algorithm.Equal(oidRSA) && !s.Algorithm.Algorithm.Equal(oidRSASHA256) {
 		return nil, fmt.Errorf("signature by %s: it is not one by RSA with SHA-256", Name(cert))
 	}
-	inner, err := body(p.content)
-	if err != nil {
-		return nil, fmt.Errorf("signature by %s: its content: %w", Name(cert), err)
+	inner := detached
+	if inner == nil {
+		var err error
+		if inner, err = body(p.content); err != nil {
+			return nil, fmt.Errorf("signature by %s: its content: %w", Name(cert), err)
+		}
 	}
 	message := inner
 	if len(s.Attributes.FullBytes) > 0 {

@@ -225,7 +225,7 @@ func verify(der []byte, digest [sha256.Size]byte) (c chain, err error) {
 	if _, err := asn1.Unmarshal(p.content, &content); err != nil {
 		return c, fmt.Errorf("signature: its content: %w", err)
 	}
-	cert, err := p.signer(p.Signers[0])
+	cert, err := p.signer(p.Signers[0], nil)
 	if err != nil {
 		return c, err
 	}
