@@ -179,6 +179,10 @@ func operatorPod(t *testing.T, s corev1.PodSpec, image string) {
 		!slices.Equal(c.Args, []string{"manager"}) {
 		t.Errorf("the operator has volumes, no probes, or other arguments: %+v", s)
 	}
+	// After an orderly shutdown of the only node its next pod comes to that node, which the rollout has cordoned.
+	if len(s.Tolerations) != 1 || s.Tolerations[0].Key != corev1.TaintNodeUnschedulable {
+		t.Errorf("the operator's tolerations: %+v", s.Tolerations)
+	}
 	env := map[string]corev1.EnvVar{}
 	for _, e := range c.Env {
 		env[e.Name] = e

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -20,7 +21,7 @@ import (
 // drainer evicts pods as `kubectl drain` does, but does not wait for them: who asks again finds out.
 type drainer struct {
 	client kubernetes.Interface
-	self   string // namespace/name of the operator's own pod, which restarts with its node
+	self   string // namespace/name of the operator's own pod
 }
 
 // evict evicts the pods of a node, and returns those that are not gone.
@@ -66,12 +67,17 @@ func (d drainer) evict(ctx context.Context, node string, o *v1alpha1.DrainOption
 	return out, nil
 }
 
+// The label of the operator's pods, see deploy/operator.
+const labelName, operatorName = "app.kubernetes.io/name", "kairos-operator"
+
 // keep leaves the operator's own pods where they are: the node's restart ends them, and a cluster of one node would
-// have nobody to go on.
+// have nobody to go on. Any of them, not only this one: they tolerate the cordon, and would come back at once.
 func (d drainer) keep(pod corev1.Pod) drain.PodDeleteStatus {
 	_, helps := pod.Labels[v1alpha1.LabelStep]
 	_, op := pod.Labels[v1alpha1.LabelNodeOp]
-	if helps || op || pod.Namespace+"/"+pod.Name == d.self {
+	namespace, _, _ := strings.Cut(d.self, "/")
+	operator := pod.Namespace == namespace && pod.Labels[labelName] == operatorName
+	if helps || op || operator || pod.Namespace+"/"+pod.Name == d.self {
 		return drain.MakePodDeleteStatusSkip()
 	}
 	return drain.MakePodDeleteStatusOkay()
