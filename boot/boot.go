@@ -34,7 +34,12 @@ type Options struct {
 	Trust string
 	// Enroll is when a firmware in setup mode gets its keys ([layout.ImageLabelEnroll]).
 	Enroll string
+	// Signatures is where the signatures of the boot files are ([layout.ImageLabelBootSignatures]).
+	Signatures string
 
+	// Detached are those signatures, the content of [layout.ReleaseBootSignaturesPath], where they are known. It is no
+	// label.
+	Detached []byte
 	// Key is the private key of [layout.ImageSecureBootCert], and PCRKey that of [layout.ImagePCRKey], both PEM. They
 	// are there when an image is built, and no labels.
 	Key, PCRKey []byte
@@ -51,6 +56,8 @@ func OptionsFrom(labels map[string]string) Options {
 		Kernel: labels[layout.ImageLabelKernel],
 		Trust:  labels[layout.ImageLabelTrust],
 		Enroll: labels[layout.ImageLabelEnroll],
+
+		Signatures: labels[layout.ImageLabelBootSignatures],
 	}
 }
 
@@ -79,7 +86,8 @@ type Files struct {
 // Equal kernels, modules and settings give equal files, whatever else is in the image.
 //
 // Where the image has a certificate for Secure Boot, the UKI is signed. Without the key it is [ErrNoKey], unless
-// the image has that very UKI already, signed. The same is with its signatures for a TPM, and [ErrNoPCRKey].
+// the image has that very UKI already, signed, or its boot files are signed apart: then it has the signature of
+// [Options.Detached], if that has one. The same is with its signatures for a TPM, and [ErrNoPCRKey].
 func Make(root fs.FS, o Options) (*Files, error) {
 	t := tree{root}
 	in, err := t.inputs(o)

@@ -1,11 +1,13 @@
 package boot
 
 import (
+	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/kairos-buildkit/kairos/layout"
@@ -22,6 +24,10 @@ type SecureBoot struct {
 	Enrolment map[string][]byte
 	// Enroll is when systemd-boot on a live medium does that: see [layout.ImageLabelEnroll].
 	Enroll string
+	// Apart says that the boot files are signed apart from the build: see [layout.ImageLabelBootSignatures].
+	Apart bool
+
+	detached secureboot.DetachedList // where they are apart, and known
 }
 
 // enrolled are the variables that a firmware gets its keys by.
@@ -40,6 +46,10 @@ func ReadSecureBoot(root fs.FS, o Options) (*SecureBoot, error) {
 		return nil, fmt.Errorf("/%s: %w", layout.ImageSecureBootDir, err)
 	}
 	if len(names) == 0 {
+		if o.Signatures != "" {
+			return nil, fmt.Errorf("label %s: the image has no certificate /%s, which says whose signatures these are",
+				layout.ImageLabelBootSignatures, layout.ImageSecureBootCert)
+		}
 		return nil, nil
 	}
 	s := &SecureBoot{Enroll: strings.TrimSpace(o.Enroll)}
@@ -50,6 +60,19 @@ func ReadSecureBoot(root fs.FS, o Options) (*SecureBoot, error) {
 	default:
 		return nil, fmt.Errorf("label %s=%q: want %s, %s or %s", layout.ImageLabelEnroll, o.Enroll,
 			layout.EnrollIfSafe, layout.EnrollManual, layout.EnrollForce)
+	}
+	switch label := strings.TrimSpace(o.Signatures); label {
+	case "":
+	case layout.BootSignaturesInRelease:
+		s.Apart = true
+	default:
+		return nil, fmt.Errorf("label %s=%q: want %s", layout.ImageLabelBootSignatures, label,
+			layout.BootSignaturesInRelease)
+	}
+	if s.Apart && len(o.Detached) > 0 {
+		if s.detached, err = secureboot.ParseDetached(o.Detached); err != nil {
+			return nil, err
+		}
 	}
 	for _, name := range names {
 		full := path.Join(layout.ImageSecureBootDir, name)
@@ -118,8 +141,9 @@ func (s *SecureBoot) checkEnrolment() error {
 		layout.ImageSecureBootDir)
 }
 
-// Sign returns a boot file as the image has it: signed by the private key, PEM, where there is one; and where there is
-// none, what the image has under that name, if that is the same file with a good signature. Else it is [ErrNoKey].
+// Sign returns a boot file as it starts: signed by the private key, PEM, where there is one; and where there is
+// none, what the image has under that name, if that is the same file with a good signature. Else it is [ErrNoKey], or,
+// where the image's boot files are signed apart, what [SecureBoot.Finish] makes of it.
 func (s *SecureBoot) Sign(root fs.FS, name string, program, key []byte) ([]byte, error) {
 	if key != nil {
 		signer, err := secureboot.NewSigner(key, s.Certificate.Raw)
@@ -137,20 +161,126 @@ func (s *SecureBoot) Sign(root fs.FS, name string, program, key []byte) ([]byte,
 		return nil, fmt.Errorf("/%s: %w", name, err)
 	}
 	have, err := tree{root}.readFile(name, maxBootFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ErrNoKey
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
+	if err == nil {
+		if sum, err := uki.Authenticode(have); err == nil && sum == want && s.Check(have) == nil {
+			return have, nil
+		}
+	}
+	if s.Apart {
+		return s.Finish(name, program)
+	}
+	return nil, ErrNoKey
+}
+
+// Finish returns a boot file of the image with the signature that is apart from it. It stays as it is where it is
+// signed, or there is nothing for it yet; a signature that is not of this file, or not by the image's key, is an
+// error.
+func (s *SecureBoot) Finish(name string, program []byte) ([]byte, error) {
+	if s == nil || !s.Apart || uki.Signed(program) {
+		return program, nil
+	}
+	signed, err := s.detached.Attach(name, program, s.Certificate)
+	if errors.Is(err, secureboot.ErrUnsigned) {
+		return program, nil
+	}
+	if errors.Is(err, secureboot.ErrOther) {
+		err = fmt.Errorf("%w: words that a config adds to the kernel's command line (install.grub_options) are not "+
+			"signed: put them into the label %s", err, layout.ImageLabelCmdline)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("/%s: its signature apart from the image is refused: %w; "+
+			"`kairos release --uki-key FILE REF` signs it again", name, err)
+	}
+	return signed, nil
+}
+
+// Detached returns the record of those signatures that are on boot files, named by their paths in the image, and are
+// apart from the image; nil where there are none.
+func (s *SecureBoot) Detached(files map[string][]byte) ([]byte, error) {
+	if s == nil || !s.Apart {
+		return nil, nil
+	}
+	var list secureboot.DetachedList
+	for name, b := range files {
+		if !uki.Signed(b) {
+			continue
+		}
+		one, err := secureboot.Detach(name, b)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(s.detached, func(d secureboot.Detached) bool {
+			return d.File == one.File && bytes.Equal(d.Signature, one.Signature)
+		}) { // others are in the image
+			list = append(list, one)
+		}
+	}
+	if len(list) == 0 {
+		return nil, nil
+	}
+	return list.Marshal()
+}
+
+// Check says whether the image's key has signed a boot file, and if not, what to do.
+func (s *SecureBoot) Check(program []byte) error {
+	err := secureboot.SignedBy(program, s.Certificate)
+	switch {
+	case err == nil:
+		return nil
+	case s.Apart:
+		return fmt.Errorf("%w: sign it with `kairos release --uki-key FILE REF`, and take the image from where its "+
+			"release is", err)
+	}
+	return fmt.Errorf("%w: build the image again, with the key", err)
+}
+
+// ReadLoader returns an image's systemd-boot, with the signature that is apart from it where o has that.
+func ReadLoader(root fs.FS, o Options) ([]byte, error) {
+	s, err := ReadSecureBoot(root, o)
 	if err != nil {
 		return nil, err
 	}
-	if sum, err := uki.Authenticode(have); err != nil || sum != want || s.Check(have) != nil {
-		return nil, ErrNoKey
+	b, err := tree{root}.readFile(layout.ImageSystemdBoot, maxText)
+	if err != nil {
+		return nil, err
 	}
-	return have, nil
+	return s.Finish(layout.ImageSystemdBoot, b)
 }
 
-// Check says whether the image's key has signed a boot file.
-func (s *SecureBoot) Check(program []byte) error { return secureboot.SignedBy(program, s.Certificate) }
+// Programs returns the boot files that a key signs for Secure Boot, by their paths in the image, as they start: UKI
+// and systemd-boot, the former regenerated where it does not fit the image.
+func Programs(root fs.FS, o Options) (map[string][]byte, error) {
+	loader, err := ReadLoader(root, o)
+	if err != nil {
+		return nil, err
+	}
+	fits, _, err := Check(root, o)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string][]byte{layout.ImageSystemdBoot: loader}
+	if !fits {
+		made, err := Make(root, o)
+		if err != nil {
+			return nil, err
+		}
+		all[layout.ImageUKI] = made.UKI
+		return all, nil
+	}
+	b, err := tree{root}.readFile(layout.ImageUKI, maxBootFile)
+	if err != nil {
+		return nil, err
+	}
+	s, err := ReadSecureBoot(root, o)
+	if err != nil {
+		return nil, err
+	}
+	all[layout.ImageUKI], err = s.Finish(layout.ImageUKI, b)
+	return all, err
+}
 
 // CheckSecureBoot says whether an image's boot loader, and its UKI, are those that the key of its certificate has
 // signed. An image without one has nothing to check.
@@ -159,7 +289,7 @@ func CheckSecureBoot(root fs.FS, o Options, program []byte) error {
 	if err != nil || s == nil {
 		return err
 	}
-	loader, err := tree{root}.readFile(layout.ImageSystemdBoot, maxBootFile)
+	loader, err := ReadLoader(root, o)
 	if err != nil {
 		return err
 	}
@@ -168,7 +298,7 @@ func CheckSecureBoot(root fs.FS, o Options, program []byte) error {
 		data []byte
 	}{{layout.ImageUKI, program}, {layout.ImageSystemdBoot, loader}} {
 		if err := s.Check(f.data); err != nil {
-			return fmt.Errorf("/%s: %w: build the image again, with the key", f.name, err)
+			return fmt.Errorf("/%s: %w", f.name, err)
 		}
 	}
 	return nil

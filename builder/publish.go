@@ -192,7 +192,7 @@ func (p *publication) one(ctx context.Context, named reference.Named, platform o
 		Cache:    p.cache,
 		Progress: func(step string) func(error) error { return progress.OneOff(ctx, step) },
 		Warn:     func(sentence string) { warn(ctx, sentence) },
-	}, p.sign == nil)
+	}, p.sign == nil, nil)
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func TestBuilderPublishesTheSameRelease(t *testing.T) {
 		pushBootable(t, host+ref, "v1")
 	}
 	repo, img := openImage(t, host+"/later:v1")
-	_, want, err := PublishRelease(t.Context(), repo, *img, media.Options{Cache: t.TempDir()}, true)
+	_, want, err := PublishRelease(t.Context(), repo, *img, media.Options{Cache: t.TempDir()}, true, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -151,7 +151,7 @@ func TestPublishRelease(t *testing.T) {
 		publish := func(ref string) release.Pushed {
 			t.Helper()
 			repo, img := openImage(t, ref)
-			r, p, err := PublishRelease(t.Context(), repo, *img, media.Options{Cache: t.TempDir()}, true)
+			r, p, err := PublishRelease(t.Context(), repo, *img, media.Options{Cache: t.TempDir()}, true, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -208,7 +208,7 @@ func TestPublishReleaseBelievesNobody(t *testing.T) {
 	_, host := serve(t, true)
 	pushBootable(t, host+"/os:v1.9", "v1.9")
 	repo, img := openImage(t, host+"/os:v1.9")
-	honest, p, err := PublishRelease(t.Context(), repo, *img, media.Options{Cache: t.TempDir()}, false)
+	honest, p, err := PublishRelease(t.Context(), repo, *img, media.Options{Cache: t.TempDir()}, false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,14 +239,14 @@ func TestPublishReleaseBelievesNobody(t *testing.T) {
 	}
 	pushBootable(t, host+"/os:v1.10", "v1.10")
 	repo, img = openImage(t, host+"/os:v1.10")
-	made, _, err := PublishRelease(t.Context(), repo, *img, media.Options{Cache: t.TempDir()}, false)
+	made, _, err := PublishRelease(t.Context(), repo, *img, media.Options{Cache: t.TempDir()}, false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if made.Layers[0] != honest.Layers[0] {
 		t.Errorf("the first layer is %+v, want %+v", made.Layers[0], honest.Layers[0])
 	}
-	believed, _, err := PublishRelease(t.Context(), repo, *img, media.Options{Cache: t.TempDir()}, true)
+	believed, _, err := PublishRelease(t.Context(), repo, *img, media.Options{Cache: t.TempDir()}, true, nil)
 	if err == nil && believed.Layers[0] == honest.Layers[0] {
 		t.Error("the wrong root hash is not found by who believes: this test shows nothing")
 	}

@@ -114,7 +114,8 @@ func (p *prepared) system() (disk.System, error) {
 	if err := s.Configure(p.options.install, p.options.CloudConfig); err != nil {
 		return s, err
 	}
-	files := map[string]*[]byte{layout.ImageSystemdBoot: &s.SystemdBoot}
+	s.SystemdBoot = p.loader
+	files := map[string]*[]byte{}
 	if p.Config.Architecture == "amd64" {
 		files[layout.ImageGrubDir+"/boot.img"] = &s.BootImage
 		files[layout.ImageGrubDir+"/core.img"] = &s.CoreImage

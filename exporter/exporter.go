@@ -62,7 +62,10 @@ type Options struct {
 	// content of [layout.ReleaseSignaturesPath], nil where there are none. It is not asked for a medium's release,
 	// which has its own.
 	Signatures func(context.Context, trust.Anchor, layout.Release) ([]byte, error)
-	unsigned   bool // the release is only described
+	// BootSignatures returns the signatures of the image's boot files, where the image says that these are apart from
+	// it: the content of [layout.ReleaseBootSignaturesPath], nil where there are none. A medium's release has its own.
+	BootSignatures func(context.Context) ([]byte, error)
+	unsigned       bool // the release is only described
 
 	// Progress is called when a step begins, and what it returns when it ends.
 	Progress func(step string) func(error) error

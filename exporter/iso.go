@@ -68,10 +68,6 @@ func (p *prepared) iso() (*sparse.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	systemdBoot, err := bounded.ReadFile(p.root, layout.ImageSystemdBoot, maxText)
-	if err != nil {
-		return nil, fmt.Errorf("boot layer: %w", err)
-	}
 	// The volume's serial number may be anything, but not another one for the same image.
 	var serial uint32
 	fmt.Sscanf(p.ConfigDigest.Hex()[:8], "%x", &serial)
@@ -79,7 +75,7 @@ func (p *prepared) iso() (*sparse.Image, error) {
 		Label:  layout.LabelESP,
 		Serial: serial,
 		Time:   now,
-		Files:  []filetree.File{filetree.Bytes(loader, systemdBoot), filetree.Bytes(layout.LiveUKI, p.boot.UKI)},
+		Files:  []filetree.File{filetree.Bytes(loader, p.loader), filetree.Bytes(layout.LiveUKI, p.boot.UKI)},
 	}
 	loaderFiles := liveMenu(p.menuName())
 	if err := p.addEnrolment(loaderFiles); err != nil {
@@ -192,6 +188,9 @@ func (p *prepared) storeFiles() ([]filetree.File, error) {
 	files := []filetree.File{filetree.Bytes(layout.ReleasePath(release.ID()), b)}
 	if len(release.Signatures) > 0 {
 		files = append(files, filetree.Bytes(layout.ReleaseSignaturesPath(release.ID()), release.Signatures))
+	}
+	if len(release.BootSignatures) > 0 {
+		files = append(files, filetree.Bytes(layout.ReleaseBootSignaturesPath(release.ID()), release.BootSignatures))
 	}
 	seen := map[layout.Digest]bool{}
 	for _, blob := range p.blobs {

@@ -40,8 +40,10 @@ type prepared struct {
 	maxContent  int64
 	budget      *erofs.Budget // of that, for the layers that are converted
 	boot        boot.Files
+	loader      []byte          // systemd-boot
 	uki         layout.Digest   // Authenticode digest of the UKI that the image's own labels give
 	signed      *layout.Release // what the image's keys have signed; nil where it has none
+	detached    []byte          // signatures of boot files, where they are apart from the image
 	temporary   string          // folder of the cache, where it is to be removed
 }
 
@@ -88,7 +90,7 @@ func prepare(ctx context.Context, img image.Image, o Options) (_ *prepared, err 
 			return nil, err
 		}
 	}
-	if err := p.bootFiles(); err != nil {
+	if err := p.bootFiles(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.seal(ctx); err != nil {
@@ -265,14 +267,26 @@ func (p *prepared) layerOf(name string) (int, bool) {
 }
 
 // bootFiles reads the boot files from the image, or regenerates them.
-func (p *prepared) bootFiles() error {
+func (p *prepared) bootFiles(ctx context.Context) error {
 	own := p.Config.Config.Labels
 	labels := p.options.install.Labels(own)
-	var err error
+	secureBoot, err := p.findDetached(ctx)
+	if err != nil {
+		return err
+	}
 	if p.boot, err = p.bootFilesWith(labels, p.options.warn); err != nil {
 		return err
 	}
-	if err := boot.CheckSecureBoot(p.root, boot.OptionsFrom(own), p.boot.UKI); err != nil {
+	if p.loader, err = boot.ReadLoader(p.root, p.bootOptions(own)); err != nil {
+		return fmt.Errorf("boot layer: %w", err)
+	}
+	// What has no signatures yet is where they are made from.
+	if secureBoot != nil && !(secureBoot.Apart && p.options.unsigned) {
+		if err := boot.CheckSecureBoot(p.root, p.bootOptions(own), p.boot.UKI); err != nil {
+			return err
+		}
+	}
+	if p.detached, err = secureBoot.Detached(p.programs()); err != nil {
 		return err
 	}
 	program := p.boot.UKI
@@ -292,7 +306,7 @@ func (p *prepared) bootFiles() error {
 }
 
 func (p *prepared) bootFilesWith(labels map[string]string, warn func(string, ...any)) (files boot.Files, err error) {
-	options := boot.OptionsFrom(labels)
+	options := p.bootOptions(labels)
 	fits, why, err := boot.Check(p.root, options)
 	if err != nil {
 		return files, err
@@ -320,7 +334,42 @@ func (p *prepared) bootFilesWith(labels map[string]string, warn func(string, ...
 			return files, err
 		}
 	}
-	return files, nil
+	secureBoot, err := boot.ReadSecureBoot(p.root, options)
+	if err != nil {
+		return files, err
+	}
+	files.UKI, err = secureBoot.Finish(layout.ImageUKI, files.UKI)
+	return files, err
+}
+
+// bootOptions are what labels ask for, with the signatures that are apart from the image.
+func (p *prepared) bootOptions(labels map[string]string) boot.Options {
+	o := boot.OptionsFrom(labels)
+	o.Detached = p.detached
+	return o
+}
+
+// findDetached finds the signatures of boot files that are apart from the image: those of the medium that it is on, or
+// those beside it. Whether they are good is asked when they are put on. It returns what the image has for Secure Boot.
+func (p *prepared) findDetached(ctx context.Context) (*boot.SecureBoot, error) {
+	secureBoot, err := boot.ReadSecureBoot(p.root, boot.OptionsFrom(p.Config.Config.Labels))
+	if err != nil || secureBoot == nil || !secureBoot.Apart {
+		return secureBoot, err
+	}
+	switch {
+	case p.Made != nil:
+		p.detached = p.Made.BootSignatures
+	case p.options.BootSignatures != nil && !p.options.unsigned:
+		if p.detached, err = p.options.BootSignatures(ctx); err != nil {
+			return nil, fmt.Errorf("signatures of the image's boot files: %w", err)
+		}
+	}
+	return boot.ReadSecureBoot(p.root, p.bootOptions(p.Config.Config.Labels))
+}
+
+// programs are the boot files that a key signs for Secure Boot, by their paths in the image.
+func (p *prepared) programs() map[string][]byte {
+	return map[string][]byte{layout.ImageUKI: p.boot.UKI, layout.ImageSystemdBoot: p.loader}
 }
 
 // cmdline reads the command line out of the UKI, so that BIOS and UEFI boot with the same one.
@@ -343,6 +392,12 @@ func (p *prepared) cmdline() (layout.Cmdline, error) {
 
 // release describes the image as a release.
 func (p *prepared) release() layout.Release {
+	r := p.record()
+	r.BootSignatures = p.detached
+	return r
+}
+
+func (p *prepared) record() layout.Release {
 	if p.signed != nil {
 		return *p.signed
 	}

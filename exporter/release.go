@@ -2,8 +2,10 @@ package exporter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"github.com/kairos-buildkit/kairos/boot"
 	"github.com/kairos-buildkit/kairos/erofs"
 	"github.com/kairos-buildkit/kairos/image"
 	"github.com/kairos-buildkit/kairos/layout"
@@ -15,7 +17,11 @@ type Release struct {
 	layout.Release
 	// Blobs are of the release's layers.
 	Blobs []*store.Blob
-	p     *prepared
+	// SecureBoot is what the image has for Secure Boot; nil where that is nothing. Programs are its boot files that a
+	// key signs, by their paths in the image: unsigned ones where that is done apart from the build.
+	SecureBoot *boot.SecureBoot
+	Programs   map[string][]byte
+	p          *prepared
 }
 
 // Close closes the blobs.
@@ -30,7 +36,11 @@ func MakeRelease(ctx context.Context, img image.Image, o Options) (*Release, err
 		return nil, fmt.Errorf("release of image %s: %w", img.Name(), err)
 	}
 	r := p.described() // with the manifest
-	return &Release{Release: r, Blobs: p.blobs, p: p}, nil
+	secureBoot, err := boot.ReadSecureBoot(p.root, p.bootOptions(img.Config.Config.Labels))
+	if err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return &Release{Release: r, Blobs: p.blobs, SecureBoot: secureBoot, Programs: p.programs(), p: p}, nil
 }
 
 // known returns a layer's blob that is somewhere else already, as this converter makes it.

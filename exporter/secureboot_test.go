@@ -64,6 +64,21 @@ func onESP(t *testing.T, medium string, at int64, name string) []byte {
 	return out
 }
 
+// espOf returns where the EFI system partition of an ISO begins, in bytes.
+func espOf(t *testing.T, iso string) int64 {
+	t.Helper()
+	head := make([]byte, 512)
+	f, err := os.Open(iso)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.ReadAt(head, 0); err != nil {
+		t.Fatal(err)
+	}
+	return int64(binary.LittleEndian.Uint32(head[446+16+8:])) * 512
+}
+
 // Media have the boot files as the key has signed them, byte for byte, and a live medium what enrolls the key.
 func TestSignedMedium(t *testing.T) {
 	keys, err := secureboot.NewKeys("ours", time.Unix(0, 0))
@@ -80,16 +95,7 @@ func TestSignedMedium(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			img, files := signedImage(t, keys, c.labels, nil)
 			iso, _ := exportFile(t, img, FormatISO, Options{})
-			head := make([]byte, 512)
-			f, err := os.Open(iso)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			if _, err := f.ReadAt(head, 0); err != nil {
-				t.Fatal(err)
-			}
-			esp := int64(binary.LittleEndian.Uint32(head[446+16+8:])) * 512
+			esp := espOf(t, iso)
 			for name, want := range map[string][]byte{
 				layout.LiveUKI:         files[layout.ImageUKI].Data,
 				"EFI/BOOT/BOOTX64.EFI": files[layout.ImageSystemdBoot].Data,

@@ -128,7 +128,7 @@ const (
 var (
 	bootLayer = layer{stepBootLayer, "boot layer", []string{
 		layout.ImageLabelCmdline, layout.ImageLabelModules, layout.ImageLabelKernel,
-		layout.ImageLabelTrust, layout.ImageLabelEnroll,
+		layout.ImageLabelTrust, layout.ImageLabelEnroll, layout.ImageLabelBootSignatures,
 	}, keys}
 	// What names the version is a layer of its own, so that a new one costs this layer alone.
 	release = layer{stepRelease, "release", []string{layout.ImageLabelVersion, ocispec.AnnotationVersion}, nil}

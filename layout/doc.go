@@ -13,6 +13,7 @@
 //	blobs/sha256/<xx>/<hex>.erofs.dmverity   sidecar in containerd's format, see [Sidecar]
 //	releases/<id>/release.json               one bootable version, see [Release]
 //	releases/<id>/release.sig                its signatures, see [ReleaseSignaturesPath]
+//	releases/<id>/boot.sig                   those of its boot files, see [ReleaseBootSignaturesPath]
 //	releases/<id>/image                      where it was taken from, see [ReleaseOriginPath]
 //
 // <hex> is the layer's diffID without its algorithm, <xx> its first two digits. It is the

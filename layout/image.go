@@ -79,7 +79,14 @@ const (
 	// ImageLabelEnroll is when the boot loader on a live medium gives a firmware in setup mode the keys in
 	// ImageSecureBootDir: EnrollIfSafe, EnrollManual or EnrollForce.
 	ImageLabelEnroll = "io.kairos.secure-boot-enroll"
+	// ImageLabelBootSignatures is BootSignaturesInRelease where the key of ImageSecureBootCert signs the boot files
+	// apart from the build.
+	ImageLabelBootSignatures = "io.kairos.secure-boot-signatures"
 )
+
+// BootSignaturesInRelease says that the signatures of an image's boot files are beside its release, and not in the
+// image: see [ReleaseBootSignaturesPath].
+const BootSignaturesInRelease = "release"
 
 // When systemd-boot enrolls keys, in its own words (loader.conf, secure-boot-enroll).
 const (
@@ -118,6 +125,9 @@ const (
 	ReleaseBlobType = "application/vnd.kairos.layer.v1.erofs"
 	// SignaturesType is the media type of a release's signatures, which package trust reads.
 	SignaturesType = "application/vnd.kairos.signatures.v1+json"
+	// BootSignaturesType is the media type of the signatures of an image's boot files, which package uki/secureboot
+	// reads.
+	BootSignaturesType = "application/vnd.kairos.boot-signatures.v1+json"
 	// BundleType is the artifactType of a bundle of sigstore's beside an image, and the media type of the bundle.
 	BundleType = "application/vnd.dev.sigstore.bundle.v0.3+json"
 	// NotationType is the artifactType of a signature of notation's beside an image.

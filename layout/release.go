@@ -47,6 +47,10 @@ type Release struct {
 	// Signatures is the content of the file beside the record, [ReleaseSignaturesPath], at most [MaxSignaturesSize]
 	// bytes, which package trust reads. nil where there is none. The record itself does not have it.
 	Signatures []byte
+	// BootSignatures is the content of [ReleaseBootSignaturesPath], at most [MaxBootSignaturesSize] bytes, which
+	// package uki/secureboot reads. nil where there is none, which is so for all whose image has its boot files
+	// signed. The record does not have it: each signature is compared with its file and the image's certificate.
+	BootSignatures []byte
 }
 
 // ReleaseSchema is the newest format of release.json, the second.
@@ -98,6 +102,8 @@ const (
 	MaxReleaseSize = 256 << 10
 	// MaxSignaturesSize bounds the record of a release's signatures in bytes.
 	MaxSignaturesSize = 16 << 10
+	// MaxBootSignaturesSize bounds the signatures of a release's boot files in bytes.
+	MaxBootSignaturesSize = 64 << 10
 )
 
 // ID returns the release's id: the first 12 hex digits of the image's config digest.

@@ -45,6 +45,10 @@ func ReleaseAcceptancePath(id string) string { return path.Join(ReleasesDir, id,
 // ReleaseSignaturesPath returns the path of the file with a release's signatures, relative to the store.
 func ReleaseSignaturesPath(id string) string { return path.Join(ReleasesDir, id, "release.sig") }
 
+// ReleaseBootSignaturesPath returns the path of the file with the signatures of a release's boot files for Secure
+// Boot, where these are apart from the image, relative to the store.
+func ReleaseBootSignaturesPath(id string) string { return path.Join(ReleasesDir, id, "boot.sig") }
+
 // Sidecar is the content of a blob's .dmverity file, in the format of containerd's
 // EROFS snapshotter: the root hash in hex, and the offset in bytes of the dm-verity
 // superblock, which is the size of the EROFS image before it.

@@ -291,9 +291,11 @@ func (m *Machine) system(
 		return s, nil, err
 	}
 	defer tree.Close()
-	if s.SystemdBoot, err = readImageFile(tree, layout.ImageSystemdBoot, maxText); err != nil {
+	p, err := programs(tree, release)
+	if err != nil {
 		return s, nil, err
 	}
+	s.SystemdBoot = p.SystemdBoot
 	if hasGrub(tree) {
 		if s.BootImage, err = readImageFile(tree, path.Join(layout.ImageGrubDir, "boot.img"), maxText); err != nil {
 			return s, nil, err
@@ -318,6 +320,9 @@ func storeFiles(from *store.Store, r layout.Release) ([]filetree.File, func() er
 	files := []filetree.File{filetree.Bytes(layout.ReleasePath(r.ID()), b)}
 	if len(r.Signatures) > 0 {
 		files = append(files, filetree.Bytes(layout.ReleaseSignaturesPath(r.ID()), r.Signatures))
+	}
+	if len(r.BootSignatures) > 0 {
+		files = append(files, filetree.Bytes(layout.ReleaseBootSignaturesPath(r.ID()), r.BootSignatures))
 	}
 	var open []io.Closer
 	done := func() error {

@@ -4,17 +4,41 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/kairos-buildkit/kairos/boot"
 	"github.com/kairos-buildkit/kairos/layout"
 	"github.com/kairos-buildkit/kairos/loader"
 )
 
 // programs are the boot loaders that a release brings along.
-func programs(tree fs.FS, arch string) (loader.Programs, error) {
-	b, err := readImageFile(tree, layout.ImageSystemdBoot, maxText)
+func programs(tree fs.FS, r layout.Release) (loader.Programs, error) {
+	b, err := readLoader(tree, r)
 	if err != nil {
 		return loader.Programs{}, fmt.Errorf("the image's boot loader: %w", err)
 	}
-	return loader.Programs{Arch: arch, SystemdBoot: b, Grub: hasGrub(tree)}, nil
+	return loader.Programs{Arch: r.Arch, SystemdBoot: b, Grub: hasGrub(tree)}, nil
+}
+
+// readLoader reads systemd-boot, with the signature that is apart from the image where there is one.
+func readLoader(tree fs.FS, r layout.Release) ([]byte, error) {
+	b, err := readImageFile(tree, layout.ImageSystemdBoot, maxText)
+	if err != nil {
+		return nil, err
+	}
+	s, err := boot.ReadSecureBoot(tree, bootOptions(r))
+	if err == nil {
+		b, err = s.Finish(layout.ImageSystemdBoot, b)
+	}
+	if err != nil {
+		return nil, refuse("the image cannot boot: %v", err)
+	}
+	return b, nil
+}
+
+// bootOptions are what a release says of its boot files.
+func bootOptions(r layout.Release) boot.Options {
+	o := boot.OptionsFrom(r.Labels)
+	o.Detached = r.BootSignatures
+	return o
 }
 
 // updateLoaders replaces the boot loaders' files on the ESP by those of a release. That waits until the release has
@@ -25,7 +49,7 @@ func (m *Machine) updateLoaders(r layout.Release, progress Progress) error {
 		return err
 	}
 	defer tree.Close()
-	p, err := programs(tree, r.Arch)
+	p, err := programs(tree, r)
 	if err != nil {
 		return err
 	}

@@ -1,11 +1,14 @@
 package node
 
 import (
+	"context"
 	"io/fs"
 
 	"github.com/kairos-buildkit/kairos/api"
+	"github.com/kairos-buildkit/kairos/image/source"
 	"github.com/kairos-buildkit/kairos/internal/efivars"
 	"github.com/kairos-buildkit/kairos/layout"
+	"github.com/kairos-buildkit/kairos/release"
 	"github.com/kairos-buildkit/kairos/uki/secureboot"
 )
 
@@ -33,6 +36,22 @@ func (m *Machine) secureBoot() (string, error) {
 	return api.SecureBootOff, nil
 }
 
+// bootSignaturesOf returns the signatures of an image's boot files, where the image says that they are apart from it:
+// those of the medium, or those beside the image in its registry. Whether they are good, [readBootFiles] says. nil
+// where there are none.
+func bootSignaturesOf(ctx context.Context, img *source.Image) ([]byte, error) {
+	if img.Config.Config.Labels[layout.ImageLabelBootSignatures] == "" {
+		return nil, nil
+	}
+	if img.Made != nil {
+		return img.Made.BootSignatures, nil
+	}
+	if img.Repository == nil || img.Manifest.Digest == "" {
+		return nil, nil
+	}
+	return release.BootSignatures(ctx, img.Repository, layout.Digest(img.Manifest.Digest))
+}
+
 // startable refuses a release whose boot files this machine's firmware would not start, or that are not signed by
 // the key which the release's image names.
 func (m *Machine) startable(r layout.Release, program []byte, facts bootFacts) error {
@@ -43,8 +62,8 @@ func (m *Machine) startable(r layout.Release, program []byte, facts bootFacts) e
 	if facts.secureBoot != nil {
 		for _, f := range files {
 			if err := facts.secureBoot.Check(f.data); err != nil {
-				return refuse("release %s (%s): its /%s is not the one that its key for Secure Boot has signed: %v: "+
-					"build the image again, with the key", r.ID(), r.Version, f.name, err)
+				return refuse("release %s (%s): its /%s is not the one that its key for Secure Boot has signed: %v",
+					r.ID(), r.Version, f.name, err)
 			}
 		}
 	}

@@ -42,6 +42,8 @@ type bootFacts struct {
 	// secureBoot has the certificate of the key that has signed loader and UKI; nil: nobody has to.
 	secureBoot *boot.SecureBoot
 	loader     []byte // systemd-boot
+	// detached are the signatures on loader and UKI that are apart from the image.
+	detached []byte
 	// recoveryTrial is as in stagedRelease.
 	recoveryTrial bool
 }
@@ -98,6 +100,9 @@ func (m *Machine) stage(
 		beside = nil
 	}
 	release := img.Release(layers)
+	if release.BootSignatures, err = bootSignaturesOf(ctx, img); err != nil {
+		return nil, err
+	}
 	here := withCmdline(release, m.config().Install())
 	files, facts, err := m.bootFiles(s, here, progress)
 	if err != nil {
@@ -121,7 +126,7 @@ func (m *Machine) stage(
 	if beside != nil {
 		release = beside.Release
 	}
-	release.Image = img.Ref
+	release.Image, release.BootSignatures = img.Ref, facts.detached
 	if facts.v1 {
 		release = release.AsV1()
 	} else if beside != nil || made {
@@ -256,7 +261,7 @@ func readBootFiles(s *store.Store, r layout.Release, progress Progress) (loader.
 			layout.ImageStub,
 		)
 	}
-	o := boot.OptionsFrom(r.Labels)
+	o := bootOptions(r)
 	fits, why, err := boot.Check(tree, o)
 	if err != nil {
 		return files, facts, refuse("the image cannot boot: %v", err)
@@ -271,18 +276,31 @@ func readBootFiles(s *store.Store, r layout.Release, progress Progress) (loader.
 	if facts.secureBoot, err = boot.ReadSecureBoot(tree, o); err != nil {
 		return files, facts, refuse("the image cannot boot: %v", err)
 	}
-	facts.loader, err = readImageFile(tree, layout.ImageSystemdBoot, maxText)
+	facts.loader, err = readLoader(tree, r)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return files, facts, fmt.Errorf("the image's boot loader: %w", err)
 	}
 	facts.recoveryTrial = boot.EndsRecoveryTrial(tree)
 	if facts.v1 = boot.ReadsRelease(tree) < layout.ReleaseSchema; fits {
-		files, err = imageBootFiles(tree)
+		if files, err = imageBootFiles(tree); err == nil {
+			if files.UKI, err = facts.secureBoot.Finish(layout.ImageUKI, files.UKI); err != nil {
+				err = refuse("the image cannot boot: %v", err)
+			}
+		}
 	} else {
 		progress.note("regenerating the boot files: " + why)
 		files, err = makeBootFiles(tree, o, why)
 	}
 	if err != nil {
+		return files, facts, err
+	}
+	facts.detached, err = facts.secureBoot.Detached(map[string][]byte{
+		layout.ImageUKI: files.UKI, layout.ImageSystemdBoot: facts.loader,
+	})
+	if err != nil {
+		return files, facts, err
+	}
+	if err := finished(facts, files); err != nil {
 		return files, facts, err
 	}
 	files.Name = menuName(tree, facts.version)
@@ -295,6 +313,20 @@ func readBootFiles(s *store.Store, r layout.Release, progress Progress) (loader.
 		return files, facts, refuse("the image cannot boot: %v", err)
 	}
 	return files, facts, nil
+}
+
+// finished refuses boot files whose signatures are apart from the image, and are not here: they must not take the
+// place of signed ones.
+func finished(facts bootFacts, files loader.BootFiles) error {
+	if facts.secureBoot == nil || !facts.secureBoot.Apart {
+		return nil
+	}
+	for name, b := range map[string][]byte{layout.ImageUKI: files.UKI, layout.ImageSystemdBoot: facts.loader} {
+		if err := facts.secureBoot.Check(b); err != nil {
+			return refuse("the image cannot boot: /%s: %v", name, err)
+		}
+	}
+	return nil
 }
 
 func makeBootFiles(tree fs.FS, o boot.Options, why string) (loader.BootFiles, error) {

@@ -19,6 +19,7 @@ import (
 	"github.com/kairos-buildkit/kairos/store"
 	"github.com/kairos-buildkit/kairos/trust"
 	"github.com/kairos-buildkit/kairos/uki"
+	"github.com/kairos-buildkit/kairos/uki/secureboot"
 )
 
 // bootFiles compares what is on the ESP with what the verified layers hold.
@@ -57,6 +58,20 @@ func (v *verification) entry(s *store.Store, e layout.Entry) error {
 	}
 	d := api.Damage{Place: api.PlaceESP, Object: layout.UKIDir + "/" + e.String(), Releases: []string{e.ID}}
 	want, facts, err := v.m.bootFiles(s, withCmdline(r, v.m.config().Install()), nil)
+	if err != nil && v.o.Repair {
+		if good, restored := v.restoreSignatures(s, r, e); restored == nil {
+			place := api.PlaceState
+			if s == v.m.Recovery {
+				place = api.PlaceRecovery
+			}
+			v.result.Damage = append(v.result.Damage, api.Damage{
+				Place: place, Object: layout.ReleaseBootSignaturesPath(e.ID), Releases: []string{e.ID},
+				Problem: err.Error(), Repaired: "put together from what is on the other partition and the ESP",
+			})
+			r = good
+			want, facts, err = v.m.bootFiles(s, withCmdline(r, v.m.config().Install()), nil)
+		}
+	}
 	if err != nil {
 		d.Problem, d.Advice = fmt.Sprintf(
 			"its boot files cannot be read from its layers: %v",
@@ -82,6 +97,51 @@ func (v *verification) entry(s *store.Store, e layout.Entry) error {
 	}
 	v.result.Damage = append(v.result.Damage, d)
 	return nil
+}
+
+// restoreSignatures writes the signatures of a release's boot files again, by those that the other partition has, and
+// that are on the boot files: each is compared with its file, and with the image's certificate. An error says that
+// this was not what is wrong.
+func (v *verification) restoreSignatures(s *store.Store, r layout.Release, e layout.Entry) (layout.Release, error) {
+	if r.Labels[layout.ImageLabelBootSignatures] == "" {
+		return r, errors.New("the image has its boot files signed")
+	}
+	var list secureboot.DetachedList
+	for _, other := range []*store.Store{v.m.State, v.m.Recovery} {
+		if other == nil {
+			continue
+		}
+		if good, err := other.Release(e.ID); err == nil {
+			have, err := secureboot.ParseDetached(good.BootSignatures)
+			if err == nil {
+				list = append(list, have...)
+			}
+		}
+	}
+	started, err := layout.EFIDefaultPath(r.Arch)
+	if err != nil {
+		return r, err
+	}
+	for from, file := range map[string]string{
+		layout.UKIDir + "/" + e.String(): layout.ImageUKI, started: layout.ImageSystemdBoot,
+	} {
+		b, err := v.m.ESP.ReadFile(from)
+		if err != nil {
+			continue
+		}
+		if one, err := secureboot.Detach(file, b); err == nil {
+			list = append(list, one)
+		}
+	}
+	if r.BootSignatures, err = list.Marshal(); err != nil {
+		return r, err
+	}
+	_, facts, err := v.m.bootFiles(s, withCmdline(r, v.m.config().Install()), nil)
+	if err != nil {
+		return r, err
+	}
+	r.BootSignatures = facts.detached
+	return r, s.AddRelease(r)
 }
 
 // signed says whether the keys of a release's own image have signed it, as its /init asks for.
@@ -135,7 +195,9 @@ func (v *verification) espProblem(e layout.Entry, want loader.BootFiles) (string
 	other := false // another command line: the config has changed since, and takes effect with the next upgrade
 	if err := differs(name, want.UKI); err != nil {
 		have, _ := v.m.ESP.ReadFile(name)
-		if other = onlyCmdline(uki.Untitled(have), uki.Untitled(want.UKI)); !other {
+		// A signed one has the image's command line, whatever the config says, and does not start unsigned.
+		other = !uki.Signed(want.UKI) && onlyCmdline(uki.Untitled(have), uki.Untitled(want.UKI))
+		if !other {
 			return name, err
 		}
 	}

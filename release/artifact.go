@@ -5,7 +5,7 @@
 //	                                ├─ config    the empty object, {}
 //	                                ├─ layers[0] release.json
 //	                                ├─ layers[i] the blob of the release's layer i, from 1 on
-//	                                └─ behind them, where it is signed, its signatures
+//	                                └─ behind them its signatures, and those of the boot files, where there are any
 //
 // docs/release-format.md describes each byte. Sources: OCI image specification 1.1, "Guidelines for Artifact Usage";
 // OCI distribution specification 1.1, "Listing Referrers" and "Referrers Tag Schema".
@@ -35,6 +35,8 @@ type Artifact struct {
 	Subject ocispec.Descriptor
 	// Signatures is the blob of the release's signatures; zero where it has none. See [Signatures].
 	Signatures ocispec.Descriptor
+	// Boot is the blob of the signatures of the image's boot files; zero where it has none. See [BootSignatures].
+	Boot ocispec.Descriptor
 	// Manifest is the artifact's own, where it was read; zero in one that is made.
 	Manifest ocispec.Descriptor
 }
@@ -54,6 +56,9 @@ func (a Artifact) Marshal() (manifest, record []byte, err error) {
 	}
 	if a.Signatures.Digest != "" {
 		layers = append(layers, plain(a.Signatures))
+	}
+	if a.Boot.Digest != "" {
+		layers = append(layers, plain(a.Boot))
 	}
 	subject := plain(a.Subject)
 	manifest, err = json.Marshal(ocispec.Manifest{
@@ -95,7 +100,7 @@ func parseManifest(b []byte) (m ocispec.Manifest, err error) {
 }
 
 // Parse reads an artifact's manifest and record. What is added behind the layers' blobs is ignored, but for signatures
-// directly behind them.
+// directly behind them, and those of boot files behind these or in their place.
 func Parse(manifest, record []byte) (a Artifact, err error) {
 	m, err := parseManifest(manifest)
 	if err != nil {
@@ -114,8 +119,14 @@ func Parse(manifest, record []byte) (a Artifact, err error) {
 	for _, d := range m.Layers[1 : 1+len(a.Release.Layers)] {
 		a.Blobs = append(a.Blobs, plain(d))
 	}
-	if more := m.Layers[1+len(a.Release.Layers):]; len(more) > 0 && checkSignatures(more[0]) == nil {
-		a.Signatures = plain(more[0])
+	more := m.Layers[1+len(a.Release.Layers):]
+	for _, extra := range []struct {
+		kind extra
+		to   *ocispec.Descriptor
+	}{{signatures, &a.Signatures}, {bootSignatures, &a.Boot}} {
+		if len(more) > 0 && extra.kind.check(more[0]) == nil {
+			*extra.to, more = plain(more[0]), more[1:]
+		}
 	}
 	return a, a.check()
 }
@@ -142,21 +153,40 @@ func (a Artifact) check() error {
 				r.ID(), i+1, b.MediaType, b.Size, layout.ReleaseBlobType, want)
 		}
 	}
-	if a.Signatures.Digest != "" {
-		if err := checkSignatures(a.Signatures); err != nil {
+	for _, one := range []struct {
+		kind extra
+		d    ocispec.Descriptor
+	}{{signatures, a.Signatures}, {bootSignatures, a.Boot}} {
+		if one.d.Digest == "" {
+			continue
+		}
+		if err := one.kind.check(one.d); err != nil {
 			return fmt.Errorf("release artifact %s: %w", r.ID(), err)
 		}
 	}
 	return nil
 }
 
-func checkSignatures(d ocispec.Descriptor) error {
-	if _, err := layout.ParseDigest(d.Digest.String()); err != nil {
-		return fmt.Errorf("signatures: %w", err)
+// extra is a kind of blob that may be behind those of the layers.
+type extra struct {
+	name, mediaType string
+	limit           int64 // bytes
+}
+
+var (
+	signatures     = extra{"signatures", layout.SignaturesType, layout.MaxSignaturesSize}
+	bootSignatures = extra{
+		"signatures of boot files", layout.BootSignaturesType, layout.MaxBootSignaturesSize,
 	}
-	if d.MediaType != layout.SignaturesType || d.Size <= 0 || d.Size > layout.MaxSignaturesSize {
-		return fmt.Errorf("signatures: the type %s and %d bytes: want %s and at most %d",
-			d.MediaType, d.Size, layout.SignaturesType, layout.MaxSignaturesSize)
+)
+
+func (e extra) check(d ocispec.Descriptor) error {
+	if _, err := layout.ParseDigest(d.Digest.String()); err != nil {
+		return fmt.Errorf("%s: %w", e.name, err)
+	}
+	if d.MediaType != e.mediaType || d.Size <= 0 || d.Size > e.limit {
+		return fmt.Errorf("%s: the type %s and %d bytes: want %s and at most %d",
+			e.name, d.MediaType, d.Size, e.mediaType, e.limit)
 	}
 	return nil
 }

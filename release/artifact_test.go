@@ -56,6 +56,31 @@ func TestArtifact(t *testing.T) {
 		}
 		return bytes.Replace(manifest, []byte(from), []byte(to), 1)
 	}
+	// Signatures of boot files are behind the others, or in their place; what is not where it belongs is ignored.
+	sigs := ocispec.Descriptor{
+		MediaType: layout.SignaturesType, Digest: digest.FromString("signatures"), Size: 7,
+	}
+	bootSigs := ocispec.Descriptor{
+		MediaType: layout.BootSignaturesType, Digest: digest.FromString("boot"), Size: layout.MaxBootSignaturesSize,
+	}
+	for _, more := range [][2]ocispec.Descriptor{{sigs, bootSigs}, {{}, bootSigs}, {sigs, {}}} {
+		with := sample()
+		with.Signatures, with.Boot = more[0], more[1]
+		m, r, err := with.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Parse(m, r); err != nil || got.Signatures.Digest != more[0].Digest ||
+			got.Boot.Digest != more[1].Digest {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+	large := sample()
+	large.Boot = bootSigs
+	large.Boot.Size++
+	if _, _, err := large.Marshal(); err == nil {
+		t.Error("too large signatures of boot files accepted")
+	}
 	for name, bad := range map[string][]byte{
 		"another type":    replace(`"artifactType":"application/vnd.kairos.release.v2+json"`, `"artifactType":"x"`),
 		"another subject": replace(digest.FromString("manifest").String(), digest.FromString("x").String()),

@@ -68,6 +68,15 @@ func (s *Store) AddRelease(r layout.Release) error {
 			return fmt.Errorf("release %s: %w", r.ID(), err)
 		}
 	}
+	if len(r.BootSignatures) > layout.MaxBootSignaturesSize {
+		return fmt.Errorf("release %s: the signatures of its boot files have %d bytes, more than %d", r.ID(),
+			len(r.BootSignatures), layout.MaxBootSignaturesSize)
+	}
+	if len(r.BootSignatures) > 0 {
+		if err := s.replace(layout.ReleaseBootSignaturesPath(r.ID()), r.BootSignatures); err != nil {
+			return fmt.Errorf("release %s: %w", r.ID(), err)
+		}
+	}
 	if !r.V1 && r.Image != "" {
 		origin, err := layout.MarshalOrigin(r.Image)
 		if err != nil {
@@ -145,7 +154,7 @@ func (s *Store) removeRelease(id string) error {
 	path := s.path(layout.ReleasePath(id))
 	for _, name := range []string{
 		path, s.path(layout.ReleaseSignaturesPath(id)), s.path(layout.ReleaseOriginPath(id)),
-		s.path(layout.ReleaseAcceptancePath(id)),
+		s.path(layout.ReleaseAcceptancePath(id)), s.path(layout.ReleaseBootSignaturesPath(id)),
 	} {
 		if err := s.fs.Remove(name); err != nil {
 			return fmt.Errorf("release %s: %w", id, err)

@@ -58,7 +58,11 @@ func (v View) Release(id string) (layout.Release, error) {
 	if r.ID() != id {
 		return layout.Release{}, fmt.Errorf("release %s is damaged: it says that it is %s", id, r.ID())
 	}
-	if r.Signatures, err = v.readSignatures(id); err != nil {
+	if r.Signatures, err = v.readBounded(layout.ReleaseSignaturesPath(id), layout.MaxSignaturesSize); err != nil {
+		return layout.Release{}, fmt.Errorf("release %s: %w", id, err)
+	}
+	name := layout.ReleaseBootSignaturesPath(id)
+	if r.BootSignatures, err = v.readBounded(name, layout.MaxBootSignaturesSize); err != nil {
 		return layout.Release{}, fmt.Errorf("release %s: %w", id, err)
 	}
 	if !r.V1 {
@@ -70,10 +74,10 @@ func (v View) Release(id string) (layout.Release, error) {
 	return r, nil
 }
 
-// readSignatures reads a release's signatures: nil where there are none. Whether they are any good, package trust
-// says; a file that is too large is none.
-func (v View) readSignatures(id string) ([]byte, error) {
-	f, err := v.FS.Open(layout.ReleaseSignaturesPath(id))
+// readBounded reads signatures: nil where there are none. Whether they are any good, packages trust and
+// uki/secureboot say; a file that is larger than the limit in bytes is none.
+func (v View) readBounded(name string, limit int64) ([]byte, error) {
+	f, err := v.FS.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -81,8 +85,8 @@ func (v View) readSignatures(id string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, layout.MaxSignaturesSize+1))
-	if len(b) > layout.MaxSignaturesSize {
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if int64(len(b)) > limit {
 		b = nil
 	}
 	return b, err

@@ -113,6 +113,8 @@ func (o *exportOptions) run(ctx context.Context, name string, s streams) (err er
 		return err
 	}
 
+	m.BootSignatures = bootSignatures(img)
+
 	to := &pendingFile{w: s.out, dest: "standard output"}
 	if out.dest != "-" {
 		if to, err = createPending(out.dest); err != nil {

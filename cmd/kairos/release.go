@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -17,6 +18,7 @@ import (
 type releaseOptions struct {
 	cache, metadataFile string
 	signKeys            []string
+	ukiKey              string
 	mirror              bool
 	source              source.Options
 }
@@ -35,12 +37,17 @@ highest tags are looked at, and believed as the images of the repository are. Wi
 believed: what gets signed was converted here. Registries are reached as
 /etc/containerd/certs.d says, with the credentials of the Docker config.
 
+--uki-key signs the boot files, UKI and systemd-boot, for Secure Boot, where the image has the key's certificate and
+the label io.kairos.secure-boot-signatures=release, and was built without the key. The signatures go beside the
+release; exporters and nodes put them on the files. With it nothing is believed either.
+
 --copy mirrors an image with all its platforms, their releases and signatures, byte for byte: nothing is
 converted, all digests stay, and what DST has is not sent again. SRC and DST are each in a registry, an
 oci-layout:DIR[:TAG] or an oci-archive:FILE[:TAG], which is how they get to where no network is:
 "kairos-apply upgrade oci-archive:FILE" takes the release from there.`,
 		Example: `  kairos release registry.example/os:v1
   kairos release --sign-key release.key registry.example/os:v1
+  kairos release --sign-key release.key --uki-key db.key registry.example/os:v1
   kairos release --platform linux/arm64 registry.example/os:v1
   kairos release --copy registry.example/os:v1 mirror.example/os:v1
   kairos release --copy registry.example/os:v1 oci-archive:os-v1.tar:v1`,
@@ -49,7 +56,7 @@ oci-layout:DIR[:TAG] or an oci-archive:FILE[:TAG], which is how they get to wher
 				if len(args) != 2 {
 					return usagef("kairos release --copy needs two arguments: from where, and to where")
 				}
-				if len(o.signKeys) > 0 || o.metadataFile != "" || o.cache != "" {
+				if len(o.signKeys) > 0 || o.ukiKey != "" || o.metadataFile != "" || o.cache != "" {
 					return usagef("--copy makes nothing: it goes with --platform, --hosts-dir and --insecure")
 				}
 				return nil
@@ -71,6 +78,8 @@ oci-layout:DIR[:TAG] or an oci-archive:FILE[:TAG], which is how they get to wher
 	f.StringArrayVar(&o.signKeys, "sign-key", nil,
 		"sign the release with the private key in this file, - for standard input, or a token's pkcs11:URI; "+
 			"may be repeated")
+	f.StringVar(&o.ukiKey, "uki-key", "",
+		"sign the boot files with the private RSA key in this file, - for standard input, or a token's pkcs11:URI")
 	f.BoolVar(&o.mirror, "copy", false, "copy an image and its releases from SRC to DST")
 	f.StringVar(&o.metadataFile, "metadata-file", "", "write digests and sizes of the result to this file, as JSON")
 	f.StringVar(&o.cache, "cache", "", "folder that keeps converted layers (default the builder's)")
@@ -87,9 +96,18 @@ func sourceFlags(f *pflag.FlagSet, o *source.Options) {
 }
 
 func (o *releaseOptions) run(ctx context.Context, name string, s streams) error {
+	if o.ukiKey == "-" && slices.Contains(o.signKeys, "-") {
+		return usagef("--sign-key - and --uki-key -: standard input has one key")
+	}
 	keys, err := privateKeys(o.signKeys, s)
 	if err != nil {
 		return err
+	}
+	var signBoot builder.BootSigner
+	if o.ukiKey != "" {
+		if signBoot, err = bootSigner(o.ukiKey, s); err != nil {
+			return err
+		}
 	}
 	repository, img, err := inRegistry(ctx, name, o.source)
 	if err != nil {
@@ -103,7 +121,7 @@ func (o *releaseOptions) run(ctx context.Context, name string, s streams) error 
 	if m.Cache == "" {
 		m.Cache = builder.LayersFolder(builder.DefaultRoot())
 	}
-	made, pushed, err := builder.PublishRelease(ctx, repository, *img, m, len(keys) == 0)
+	made, pushed, err := builder.PublishRelease(ctx, repository, *img, m, len(keys) == 0 && signBoot == nil, signBoot)
 	if err != nil {
 		return err
 	}

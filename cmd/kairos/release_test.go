@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"log"
+	"maps"
 	"net/http/httptest"
 	"path"
 	"slices"
@@ -36,8 +37,17 @@ import (
 // bootableLayers are the layers, as tar files, of an image that boots.
 func bootableLayers(t *testing.T) (layers [][]byte) {
 	t.Helper()
+	return bootableWith(t, nil, nil)
+}
+
+// bootableWith is bootableLayers with files and labels.
+func bootableWith(t *testing.T, files map[string][]byte, labels map[string]string) (layers [][]byte) {
+	t.Helper()
 	tree := boottest.Tree("6.12.1-amd64")
-	made, err := boot.Make(tree, boot.Options{})
+	for name, b := range files {
+		tree[name] = &fstest.MapFile{Data: b, Mode: 0o644}
+	}
+	made, err := boot.Make(tree, boot.OptionsFrom(labels))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +121,8 @@ func (r rawManifest) desc() ocispec.Descriptor {
 type stock struct {
 	manifest, config, index string // media types; no index: the tag names the manifest
 	layer                   packing
-	attested                bool // the index has an attestation manifest, as buildx makes by default
+	labels                  map[string]string // besides version and epoch
+	attested                bool              // the index has an attestation manifest, as buildx makes by default
 }
 
 // push pushes an image of some layers under a tag, and returns its platform's manifest.
@@ -144,6 +155,7 @@ func (s stock) push(t *testing.T, ref string, layers [][]byte) ocispec.Descripto
 	config := ocispec.Image{Platform: platform}
 	config.RootFS.Type = "layers"
 	config.Config.Labels = map[string]string{layout.ImageLabelVersion: "v1", layout.ImageLabelEpoch: "3"}
+	maps.Copy(config.Config.Labels, s.labels)
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: s.manifest}
 	for _, l := range layers {
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.FromBytes(l))
@@ -215,7 +227,7 @@ func TestReleaseOfAStockPush(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, _, err := builder.PublishRelease(
-		t.Context(), repository, *img, exporter.Options{Cache: t.TempDir()}, false,
+		t.Context(), repository, *img, exporter.Options{Cache: t.TempDir()}, false, nil,
 	); err != nil {
 		t.Fatal(err)
 	}

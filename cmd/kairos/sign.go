@@ -21,6 +21,7 @@ type signOptions struct {
 	keys                 []string
 	detached             bool
 	publicKey, signature string
+	bootFile             string
 	source               source.Options
 }
 
@@ -36,11 +37,19 @@ What is signed is what the registry gives: where not all who push there are trus
 
 With a key that this machine does not have: --detached prints what to sign; with --public-key and
 --signature it takes the answer, checks it, and publishes it. An ed25519 signature is 64 bytes over the text
-itself, an ECDSA one is ASN.1 over its SHA-256 digest: what openssl writes.`,
+itself, an ECDSA one is ASN.1 over its SHA-256 digest: what openssl writes.
+
+--boot-file is for the image's boot files, where their signatures for Secure Boot are beside the release (label
+io.kairos.secure-boot-signatures=release): --detached prints what the key of the image's certificate has to sign for
+one of them, and takes the answer, RSA PKCS #1 v1.5 with SHA-256 over the text. The image's layers are read for it.
+With the key at hand "kairos release --uki-key" does both.`,
 		Example: `  kairos sign --key release.key registry.example/os:v1
   kairos sign --detached registry.example/os:v1 > text
   openssl pkeyutl -sign -rawin -inkey release.key -in text -out answer
-  kairos sign --detached --public-key release.key.pub --signature answer registry.example/os:v1`,
+  kairos sign --detached --public-key release.key.pub --signature answer registry.example/os:v1
+  kairos sign --detached --boot-file uki registry.example/os:v1 > text
+  openssl dgst -sha256 -sign db.key -out answer text
+  kairos sign --detached --boot-file uki --signature answer registry.example/os:v1`,
 		Args: oneArg("the image, such as registry.example/os:v1"),
 		RunE: func(c *cobra.Command, args []string) error { return o.run(c.Context(), args[0], s) },
 	}
@@ -51,6 +60,8 @@ itself, an ECDSA one is ASN.1 over its SHA-256 digest: what openssl writes.`,
 	f.BoolVar(&o.detached, "detached", false, "print what to sign, or take what another program signed")
 	f.StringVar(&o.publicKey, "public-key", "", "with --detached: file of the public key that has signed")
 	f.StringVar(&o.signature, "signature", "", "with --detached: file of the signature, or - for standard input")
+	f.StringVar(&o.bootFile, "boot-file", "",
+		"with --detached: the boot file to sign instead of the release, uki or systemd-boot")
 	sourceFlags(f, &o.source)
 	return c
 }
@@ -59,6 +70,13 @@ func (o *signOptions) run(ctx context.Context, name string, s streams) error {
 	switch {
 	case o.detached == (len(o.keys) > 0):
 		return usagef("kairos sign %s: either --key FILE, or --detached", name)
+	case o.bootFile != "" && (!o.detached || o.publicKey != ""):
+		return usagef("kairos sign %s: --boot-file goes with --detached and --signature: the certificate is the "+
+			"image's", name)
+	case o.bootFile != "":
+		if _, err := bootFile(o.bootFile); err != nil {
+			return err
+		}
 	case (o.publicKey == "") != (o.signature == ""), o.signature != "" && !o.detached:
 		return usagef("kairos sign %s: --detached, --public-key and --signature go together", name)
 	}
@@ -69,6 +87,9 @@ func (o *signOptions) run(ctx context.Context, name string, s streams) error {
 	repository, img, err := inRegistry(ctx, name, o.source)
 	if err != nil {
 		return err
+	}
+	if o.bootFile != "" {
+		return o.detachedBootFile(ctx, repository, img, s)
 	}
 	a, err := releaseOf(ctx, repository, img)
 	if err != nil {

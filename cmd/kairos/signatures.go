@@ -66,3 +66,13 @@ func (o *signatureOptions) source(img *source.Image, s streams) (
 		return a.Choose(record, all).Marshal()
 	}, nil
 }
+
+// bootSignatures returns what gives an exporter the signatures of an image's boot files: those beside it.
+func bootSignatures(img *source.Image) func(context.Context) ([]byte, error) {
+	return func(ctx context.Context) ([]byte, error) {
+		if img.Repository == nil || img.Manifest.Digest == "" {
+			return nil, nil
+		}
+		return release.BootSignatures(ctx, img.Repository, layout.Digest(img.Manifest.Digest))
+	}
+}

@@ -4,14 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
+	"github.com/kairos-buildkit/kairos/boot"
 	"github.com/kairos-buildkit/kairos/image/policy"
 	"github.com/kairos-buildkit/kairos/image/source"
 	"github.com/kairos-buildkit/kairos/release"
+	"github.com/kairos-buildkit/kairos/store"
 	"github.com/kairos-buildkit/kairos/trust"
+	"github.com/kairos-buildkit/kairos/uki/secureboot"
 )
 
 type verifyOptions struct {
@@ -29,7 +35,7 @@ func newVerifyCommand(s streams) *cobra.Command {
 		Short: "Check who has signed an image, the release that is beside it, or those on a medium",
 		Long: `Checks that the release beside an image is the image's, and that the given keys have signed its list of
 root hashes (release.json). The blobs themselves are not fetched: whoever reads them compares them with
-those root hashes.
+those root hashes. Where the signatures of the boot files are beside the release, these are read and checked, too.
 
 An image that has the keys in /usr/lib/kairos/trust.d asks for their signatures itself when it is exported,
 when it boots, and when a node upgrades; docs/security.md says what that stops. REF is in a registry, in an
@@ -168,6 +174,43 @@ func (o *verifyOptions) verify(
 		a.Release.ID(), a.Release.Version, img.Ref, a.Release.Epoch)
 	for _, key := range signed {
 		fmt.Fprintf(s.out, "signed by %s key %s\n", key.Algorithm, key.ID)
+	}
+	return verifyBootFiles(ctx, img, a, s)
+}
+
+// verifyBootFiles says who has signed an image's boot files, where their signatures are beside it. What it reads of
+// the blobs is compared with the root hashes that the release's keys have signed.
+func verifyBootFiles(ctx context.Context, img *source.Image, a release.Artifact, s streams) error {
+	o := boot.OptionsFrom(a.Release.Labels)
+	if o.Signatures == "" {
+		return nil
+	}
+	fail := func(err error) error { return fmt.Errorf("boot files of %s: %w", img.Ref, err) }
+	var err error
+	if o.Detached, err = bootSignatures(img)(ctx); err != nil {
+		return fail(err)
+	}
+	var blobs []*store.Blob
+	for _, b := range a.Remote(ctx, img.Repository) {
+		blobs = append(blobs, &store.Blob{Layer: b.Layer, ReaderAt: b.ReaderAt, Closer: io.NopCloser(nil)})
+	}
+	tree, err := store.MergedTree(blobs)
+	if err != nil {
+		return fail(err)
+	}
+	files, err := boot.Programs(tree, o)
+	if err != nil {
+		return fail(err)
+	}
+	secureBoot, err := boot.ReadSecureBoot(tree, o)
+	if err != nil {
+		return fail(err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := secureBoot.Check(files[name]); err != nil {
+			return fail(fmt.Errorf("/%s: %w", name, err))
+		}
+		fmt.Fprintf(s.out, "/%s signed by the key of %s\n", name, secureboot.Name(secureBoot.Certificate))
 	}
 	return nil
 }

@@ -214,6 +214,10 @@ func readRelease(files fs.FS, id string) (Release, error) {
 	if b, err := bounded.ReadFile(files, layout.ReleaseSignaturesPath(id), layout.MaxSignaturesSize); err == nil {
 		r.Signatures = b
 	}
+	b, err = bounded.ReadFile(files, layout.ReleaseBootSignaturesPath(id), layout.MaxBootSignaturesSize)
+	if err == nil {
+		r.BootSignatures = b
+	}
 	if !r.V1 { // where it was taken from is beside it, and may be missing
 		if b, err := bounded.ReadFile(files, layout.ReleaseOriginPath(id), layout.MaxReleaseSize); err == nil {
 			r.Image, _ = layout.ParseOrigin(b)

@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 
+	"github.com/kairos-buildkit/kairos/boot"
 	"github.com/kairos-buildkit/kairos/disk/fat"
 	"github.com/kairos-buildkit/kairos/internal/bounded"
 	"github.com/kairos-buildkit/kairos/layout"
@@ -97,9 +98,20 @@ func (r *Release) expect() (e expected, err error) {
 	if err != nil {
 		return e, fmt.Errorf("/%s: %w", layout.ImageUKI, err)
 	}
+	o := boot.OptionsFrom(r.Labels)
+	o.Detached = r.BootSignatures
+	secureBoot, err := boot.ReadSecureBoot(tree, o)
+	if err != nil {
+		return e, err
+	}
 	e.regenerated = layout.SHA256(sum) != r.UKI // for another kernel than the image's boot layer knew
+	if !e.regenerated {
+		if e.uki, err = secureBoot.Finish(layout.ImageUKI, e.uki); err != nil {
+			return e, err
+		}
+	}
 	e.programs.Arch = r.Arch
-	if e.programs.SystemdBoot, err = bounded.ReadFile(tree, layout.ImageSystemdBoot, maxBootFile); err != nil {
+	if e.programs.SystemdBoot, err = boot.ReadLoader(tree, o); err != nil {
 		return e, err
 	}
 	_, err = bounded.ReadFile(tree, layout.ImageGrubDir+"/core.img", maxBootFile)

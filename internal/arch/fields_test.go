@@ -25,7 +25,7 @@ var mayBeNil = map[string]string{
 	"BootLayers": "there is nothing to make boot layers with", "Hosts": "hosts.toml alone says where registries are",
 	"Open":  "a file that has no bytes of its own: a folder, zeros, a layer whose bytes are elsewhere",
 	"close": "nothing is open", "check": "a file system without checksums", "alike": "nothing was found yet",
-	"Cut": "nobody judges",
+	"Cut": "nobody judges", "BootSignatures": "none is apart from the image",
 }
 
 // A function field whose nil has another piece of code do the work is a seam where tests leave what nodes run.

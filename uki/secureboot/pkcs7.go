@@ -61,41 +61,57 @@ type attribute struct {
 // with its digest, without the time, so that equal content gives equal bytes: RSA PKCS #1 v1.5 has no chance in it.
 // Where it is not attached, the signature is one of the content itself, as the firmware's variables have it.
 func (s *Signer) sign(kind asn1.ObjectIdentifier, content []byte, attached bool) ([]byte, error) {
+	data, message, err := toSign(s.Certificate, kind, content, attached)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(message)
+	answer, err := s.Key.Sign(rand.Reader, sum[:], crypto.SHA256)
+	if err != nil {
+		return nil, fmt.Errorf("sign with the key of %s: %w", Name(s.Certificate), err)
+	}
+	return data.signedWith(answer)
+}
+
+// toSign returns a SignedData by a certificate that lacks nothing but its signature, and the message that this signs.
+func toSign(
+	certificate *x509.Certificate, kind asn1.ObjectIdentifier, content []byte, attached bool,
+) (data signedData, message []byte, err error) {
 	sha := pkix.AlgorithmIdentifier{Algorithm: oidSHA256, Parameters: asn1.NullRawValue}
 	info := signerInfo{
 		Version: 1, Digest: sha,
 		Algorithm: pkix.AlgorithmIdentifier{Algorithm: oidRSA, Parameters: asn1.NullRawValue},
 	}
-	info.Issuer.Name = asn1.RawValue{FullBytes: s.Certificate.RawIssuer}
-	info.Issuer.Serial = s.Certificate.SerialNumber
-	data := signedData{
+	info.Issuer.Name = asn1.RawValue{FullBytes: certificate.RawIssuer}
+	info.Issuer.Serial = certificate.SerialNumber
+	data = signedData{
 		Version: 1, Digests: []pkix.AlgorithmIdentifier{sha}, Content: contentInfo{Type: kind},
-		Certificates: tagged(s.Certificate.Raw),
+		Certificates: tagged(certificate.Raw),
 	}
-	message := content
+	message = content
 	if attached {
 		data.Content.Content = tagged(content)
 		inner, err := body(content)
 		if err != nil {
-			return nil, err
+			return data, nil, err
 		}
 		sum := sha256.Sum256(inner)
 		set, err := attributes(kind, sum[:])
 		if err != nil {
-			return nil, err
+			return data, nil, err
 		}
 		if message, err = asn1.Marshal(asn1.RawValue{Tag: asn1.TagSet, IsCompound: true, Bytes: set}); err != nil {
-			return nil, err
+			return data, nil, err
 		}
 		info.Attributes = tagged(set)
 	}
-	sum := sha256.Sum256(message)
-	var err error
-	if info.Signature, err = s.Key.Sign(rand.Reader, sum[:], crypto.SHA256); err != nil {
-		return nil, fmt.Errorf("sign with the key of %s: %w", Name(s.Certificate), err)
-	}
 	data.Signers = []signerInfo{info}
-	return asn1.Marshal(data)
+	return data, message, nil
+}
+
+func (d signedData) signedWith(answer []byte) ([]byte, error) {
+	d.Signers[0].Signature = answer
+	return asn1.Marshal(d)
 }
 
 // attributes are those that a signature must have, in the order of DER.

@@ -26,6 +26,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/kairos-buildkit/kairos/uki"
 )
@@ -111,6 +112,21 @@ func ParseKey(b []byte) (*rsa.PrivateKey, error) {
 	return k, nil
 }
 
+// CheckTime refuses a certificate that is not valid at a time. It is asked when somebody signs apart from the build:
+// neither firmware nor nodes ask it, whose clocks may say anything.
+func CheckTime(c *x509.Certificate, now time.Time) error {
+	const day = time.DateOnly
+	switch {
+	case now.After(c.NotAfter):
+		return fmt.Errorf("the certificate %s was valid until %s: make another one of the same key, or new keys",
+			Name(c), c.NotAfter.UTC().Format(day))
+	case now.Before(c.NotBefore):
+		return fmt.Errorf("the certificate %s is valid from %s on: look at this machine's clock", Name(c),
+			c.NotBefore.UTC().Format(day))
+	}
+	return nil
+}
+
 // ParseCertificate reads a certificate, PEM or DER, of a key that Secure Boot takes.
 func ParseCertificate(b []byte) (*x509.Certificate, error) {
 	if block, rest := pem.Decode(b); block != nil {
@@ -152,6 +168,15 @@ func (s *Signer) Sign(program []byte) ([]byte, error) {
 		}
 		return program, nil
 	}
+	signature, err := s.Detached(program)
+	if err != nil {
+		return nil, err
+	}
+	return uki.Attach(program, signature)
+}
+
+// indirect is the content that a program's signature signs, in DER.
+func indirect(program []byte) ([]byte, error) {
 	sum, err := uki.Authenticode(program)
 	if err != nil {
 		return nil, err
@@ -160,21 +185,16 @@ func (s *Signer) Sign(program []byte) ([]byte, error) {
 	content.Data.Type, content.Data.Value = oidPEImage, asn1.RawValue{FullBytes: obsolete}
 	content.Digest.Algorithm = pkix.AlgorithmIdentifier{Algorithm: oidSHA256, Parameters: asn1.NullRawValue}
 	content.Digest.Digest = sum[:]
-	der, err := asn1.Marshal(content)
-	if err != nil {
-		return nil, err
-	}
-	signed, err := s.sign(oidIndirectData, der, true)
-	if err != nil {
-		return nil, err
-	}
-	// Programs have the ContentInfo around it, variables have not.
-	whole, err := asn1.Marshal(contentInfo{oidSignedData, tagged(signed)})
-	if err != nil {
-		return nil, err
-	}
-	return uki.Attach(program, whole)
+	return asn1.Marshal(content)
 }
+
+// whole is what a program has: it has the ContentInfo around the SignedData, a variable has not.
+func whole(signed []byte) ([]byte, error) {
+	return asn1.Marshal(contentInfo{oidSignedData, tagged(signed)})
+}
+
+// ErrOther says that a signature is not one of this program.
+var ErrOther = errors.New("it is one of another program, or the program was changed")
 
 // ErrUnsigned says that a program has no signature.
 var ErrUnsigned = errors.New("it is not signed for Secure Boot")
@@ -230,7 +250,7 @@ func verify(der []byte, digest [sha256.Size]byte) (c chain, err error) {
 		return c, err
 	}
 	if !content.Digest.Algorithm.Algorithm.Equal(oidSHA256) || !bytes.Equal(content.Digest.Digest, digest[:]) {
-		return c, fmt.Errorf("signature by %s: it is one of another program, or the program was changed", Name(cert))
+		return c, fmt.Errorf("signature by %s: %w", Name(cert), ErrOther)
 	}
 	return chain{cert, p.certificates}, nil
 }
