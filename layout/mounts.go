@@ -173,6 +173,22 @@ func checkMount(p string) error {
 	return nil
 }
 
+// CheckMountPlace says whether a path of a config may be mounted on the folder at which it leads to in an image,
+// through the image's links. The root may not, nor a folder of the release, nor one that such a folder lies in; where
+// says where a folder is in the image.
+func CheckMountPlace(p, at string, where func(string) string) error {
+	if below(at, where(MountPersistent)) {
+		return nil
+	}
+	for _, dir := range append([]string{"/"}, notMounted...) {
+		if real := where(dir); below(at, real) && real != "/" || below(real, at) || at == "/" {
+			return fmt.Errorf("mount path %q: in the image it leads to %s, and %s belongs to the release, or to the "+
+				"system that runs: take another folder", p, at, dir)
+		}
+	}
+	return nil
+}
+
 // below says whether a path is a folder, or in it.
 func below(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
 

@@ -148,7 +148,8 @@ func (p *policy) mountOEM() (layout.Mounts, error) {
 		return layout.Mounts{}, err
 	}
 	usable, errs := all.Usable()
-	for _, err := range errs {
+	usable, more := usableIn(sysroot, usable)
+	for _, err := range append(errs, more...) {
 		p.problem(err)
 	}
 	return usable, nil

@@ -7,7 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/kairos-buildkit/kairos/layout"
 )
 
 // A folder is looked up as the running system will: absolute links begin at the image's root, and none leaves it.
@@ -75,5 +78,36 @@ func TestPlacesSayWhatIsNotKept(t *testing.T) {
 		if got := exists(root, c.path); got != c.exists {
 			t.Errorf("%s exists: %v", c.path, got)
 		}
+	}
+}
+
+// What a node's list names must not lead to what belongs to the release, through a link that the image has.
+func TestUsableIn(t *testing.T) {
+	root := t.TempDir()
+	for _, dir := range []string{"usr/bin", "var/home", "real/lib", "var/usrlocal", "srv/data"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, target := range map[string]string{
+		"data": "/usr", "all": "/", "later": "usr/share/new", "home": "/var/home", "bin": "usr/bin", "lib": "real/lib",
+		"usr/local": "../var/usrlocal", "loop": "loop", "tools": "/data/bin",
+	} {
+		if err := os.Symlink(target, filepath.Join(root, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good := []string{"/home/x", "/srv/data", "/new/deep", "/usr/local/x", "/var/lib/x"}
+	bad := []string{"/data/x", "/data", "/all", "/all/usr/bin", "/later", "/later/x", "/tools", "/real", "/loop"}
+	all := append(append([]string{}, bad...), good...)
+	got, errs := usableIn(root, layout.Mounts{Bind: all, Ephemeral: all})
+	if d := cmp.Diff(layout.Mounts{Bind: good, Ephemeral: good}, got); d != "" {
+		t.Error(d)
+	}
+	if len(errs) != 2*len(bad) || !strings.Contains(errs[0].Error(), `"/data/x": in the image it leads to /usr/x`) {
+		t.Errorf("%d problems, want %d: %v", len(errs), 2*len(bad), errs)
+	}
+	if _, err := os.Stat(filepath.Join(root, "new")); err == nil {
+		t.Error("looking has made a folder")
 	}
 }
