@@ -81,6 +81,14 @@ test-fleet: ## rollouts against a real kube-apiserver and etcd, which it builds,
 	dir=$$(scripts/kubernetes) && KUBEBUILDER_ASSETS=$$dir \
 		$(GO) test -tags fleet -count 1 -parallel 16 -timeout 40m $(if $(TESTS),-run '$(TESTS)') ./deploy ./test/fleet
 
+# Beside test-fleet: building controller-manager, scheduler and kubelet takes as much time as all of that.
+.PHONY: test-nodes
+test-nodes: build base ## a machine with a real kubelet in a real cluster, which it builds; TESTS=REGEXP chooses some
+	scripts/deps $(TEST_DEPS)
+	scripts/kubernetes etcd kube-apiserver kube-controller-manager kube-scheduler kubelet
+	IMAGES=operator scripts/images amd64
+	$(GO) test -tags vm,fleet -count 1 -v -timeout 4h $(if $(TESTS),-run '$(TESTS)') ./test/cluster
+
 .PHONY: test-race
 test-race: build tools ## the same under the race detector, with a third of the disks that power cuts leave: it takes a C compiler
 	scripts/deps $(TEST_DEPS) gcc libc6-dev
@@ -103,7 +111,7 @@ test-vm: build base tools ## the tests that boot virtual machines; TESTS=REGEXP 
 
 .PHONY: test-all
 test-all: export KAIROS_TEST_ALL = 1
-test-all: test test-fleet ## all tests, and those that `make test` skips for time: three hours
+test-all: test test-fleet test-nodes ## all tests, and those that `make test` skips for time: three hours
 
 .PHONY: test-power
 test-power: build base ## each disk that a power cut may leave, booted: days

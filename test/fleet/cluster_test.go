@@ -3,12 +3,9 @@
 package fleet
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,15 +16,13 @@ import (
 	authv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
-	"sigs.k8s.io/yaml"
 
+	"github.com/kairos-buildkit/kairos/deploy/deploytest"
 	"github.com/kairos-buildkit/kairos/fleet/api/v1alpha1"
 	"github.com/kairos-buildkit/kairos/fleet/operator"
 )
@@ -160,29 +155,15 @@ func stopServer() {
 
 // install does what `kubectl apply -k deploy` does, and what no controller-manager does here.
 func install(ctx context.Context) error {
-	b, err := os.ReadFile(deploy + "kustomization.yaml")
+	objects, err := deploytest.Objects(deploy, deploytest.Image)
 	if err != nil {
 		return err
 	}
-	var k struct{ Resources []string }
-	if err := yaml.Unmarshal(b, &k); err != nil {
-		return err
-	}
-	for _, name := range k.Resources {
-		b, err := os.ReadFile(deploy + name)
+	for _, o := range objects {
+		// An API server takes no field here that the object's schema does not have.
+		err := cluster.admin.Apply(ctx, client.ApplyConfigurationFromUnstructured(o), client.FieldOwner("kubectl"))
 		if err != nil {
-			return err
-		}
-		objects, err := parse(b)
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		for _, o := range objects {
-			// An API server takes no field here that the object's schema does not have.
-			err := cluster.admin.Apply(ctx, client.ApplyConfigurationFromUnstructured(o), client.FieldOwner("kubectl"))
-			if err != nil {
-				return fmt.Errorf("%s: %s %s: %w", name, o.GetKind(), o.GetName(), err)
-			}
+			return fmt.Errorf("%s %s: %w", o.GetKind(), o.GetName(), err)
 		}
 	}
 	for _, ns := range []string{system, "default"} {
@@ -198,27 +179,6 @@ func install(ctx context.Context) error {
 	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		if err := served(); err == nil || time.Now().After(end) {
 			return err
-		}
-	}
-}
-
-// parse reads all objects of a text.
-func parse(b []byte) (all []*unstructured.Unstructured, err error) {
-	r := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(b)))
-	for {
-		doc, err := r.Read()
-		if errors.Is(err, io.EOF) {
-			return all, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		o := &unstructured.Unstructured{}
-		if err := yaml.Unmarshal(doc, &o.Object); err != nil {
-			return nil, err
-		}
-		if len(o.Object) > 0 {
-			all = append(all, o)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/kairos-buildkit/kairos/deploy/deploytest"
 	"github.com/kairos-buildkit/kairos/fleet/api/v1alpha1"
 )
 
@@ -122,7 +123,7 @@ var wrong = map[string][2]string{
 // create has the API server look at a manifest with strict validation, as kubectl does, and takes nothing.
 func create(t *testing.T, text string) error {
 	t.Helper()
-	all, err := parse([]byte("apiVersion: operator.kairos.io/v1alpha1\n" + text))
+	all, err := deploytest.Parse([]byte("apiVersion: operator.kairos.io/v1alpha1\n" + text))
 	must(t, err)
 	return cluster.admin.Create(t.Context(), all[0], client.DryRunAll, client.FieldValidation("Strict"))
 }
@@ -144,7 +145,7 @@ func TestTheirManifests(t *testing.T) {
 func TestOurManifests(t *testing.T) {
 	b, err := os.ReadFile("../../examples/kubernetes/rollout.yaml")
 	must(t, err)
-	all, err := parse(b)
+	all, err := deploytest.Parse(b)
 	must(t, err)
 	for _, o := range all {
 		err := cluster.admin.Create(t.Context(), o, client.DryRunAll, client.FieldValidation("Strict"))

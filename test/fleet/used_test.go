@@ -9,6 +9,8 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/kairos-buildkit/kairos/deploy/deploytest"
 )
 
 // unasked are rights that no test asks for, and why the operator has them.
@@ -41,7 +43,7 @@ func TestOperatorsRights(t *testing.T) {
 	}
 	b, err := os.ReadFile(deploy + "rbac/role.yaml")
 	must(t, err)
-	roles, err := parse(b)
+	roles, err := deploytest.Parse(b)
 	must(t, err)
 	var has []string
 	for _, o := range roles {
