@@ -27,6 +27,7 @@ type process struct {
 	restarts bool              // a reset starts a new QEMU, else it is for the machine's own to handle
 	events   string            // path of a socket for QEMU's events
 	port     *net.UnixListener // of the second serial port; nil: there is none
+	tpm      string            // folder of a TPM's state; "": the caller has one, or there is none
 	out      *io.PipeWriter
 	done     chan struct{} // closed when there is no QEMU any more
 	ejected  atomic.Bool   // a drive has opened
@@ -34,6 +35,7 @@ type process struct {
 	mu     sync.Mutex
 	off    bool // PowerCut was called
 	cmd    *exec.Cmd
+	noTPM  func() error // waits for the end of the TPM before
 	in     io.Writer
 	second *Console
 }
@@ -97,6 +99,16 @@ func (p *process) launch() (*emulator, error) {
 	m := p.machine
 	m.NoReboot = m.NoReboot || p.restarts
 	m.Args = append(slices.Clone(m.Args), "-qmp", "unix:"+p.events+",server=on,wait=off")
+	if p.tpm != "" {
+		if p.noTPM != nil {
+			_ = p.noTPM() // it has written its state, and ended with its QEMU
+		}
+		var err error
+		if m.TPM, p.noTPM, err = qemu.StartTPM(context.Background(), p.tpm); err != nil {
+			return nil, err
+		}
+		defer m.TPM.Close()
+	}
 	cmd, err := m.Command(context.Background())
 	if err != nil {
 		return nil, err

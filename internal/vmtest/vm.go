@@ -62,14 +62,21 @@ type VM struct {
 // new, acceleration is off.
 func Start(t testing.TB, m qemu.Machine) *VM {
 	t.Helper()
-	vm, err := start(t, m)
+	return StartWithTPM(t, m, "")
+}
+
+// StartWithTPM is [Start] for a machine with a TPM in software, which keeps its state in a folder over restarts. An
+// empty folder's name: it has none.
+func StartWithTPM(t testing.TB, m qemu.Machine, state string) *VM {
+	t.Helper()
+	vm, err := start(t, m, state)
 	if err != nil {
 		t.Fatalf("start a virtual machine: %v", err)
 	}
 	return vm
 }
 
-func start(t testing.TB, m qemu.Machine) (*VM, error) {
+func start(t testing.TB, m qemu.Machine, tpm string) (*VM, error) {
 	dir, err := os.MkdirTemp("", "vm") // t.TempDir's names can be too long for a socket
 	if err != nil {
 		return nil, err
@@ -92,6 +99,7 @@ func start(t testing.TB, m qemu.Machine) (*VM, error) {
 	p := &process{
 		restarts: !m.NoReboot && !logsWrites(m),
 		events:   filepath.Join(dir, "events"),
+		tpm:      tpm,
 		done:     make(chan struct{}),
 	}
 	if (m.Arch == "" && runtime.GOARCH == "amd64" || m.Arch == "amd64") && m.Serial2 == "" {
@@ -256,7 +264,7 @@ func (vm *VM) PowerOn() *VM {
 		m.Drives[i].WriteLog = ""
 	}
 	m.Args = withoutIncoming(m.Args)
-	return Start(vm.t, m)
+	return StartWithTPM(vm.t, m, vm.process.tpm)
 }
 
 // WaitOff waits until the machine has switched itself off.

@@ -407,7 +407,7 @@ type server struct {
 func startRegistry(t *testing.T) *server {
 	t.Helper()
 	s := &server{}
-	inner := registry.New(registry.Logger(discardLogger()))
+	inner := registry.New(registry.WithReferrersSupport(true), registry.Logger(discardLogger()))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
