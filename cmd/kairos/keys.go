@@ -40,15 +40,15 @@ file that enrolls it in a firmware that is in setup mode (.auth). db signs boot 
   COPY keys/db.crt keys/*.auth /usr/lib/kairos/secureboot/     in the Dockerfile
   kairos build --secret id=secureboot-key,src=keys/db.key …    in the build
 
-And pcr, without a certificate (pcr.pub is the public key): it says by which boot files a
-machine's TPM unlocks what is encrypted.
+And pcr, without a certificate (pcr.pub is the public key): it signs what a machine's TPM
+measures of boot files. Kairos itself seals nothing by that yet.
 
   COPY keys/pcr.pub /usr/lib/kairos/                           in the Dockerfile
   kairos build --secret id=pcr-key,src=keys/pcr.key …          in the build
 
 Keep the private keys to yourself: who has db.key makes systems that your machines start,
 who has PK.key or KEK.key decides whose key that is, and who has pcr.key makes systems
-that unlock disks.`,
+that a TPM unseals for.`,
 		Args: oneArg("the private key's file, such as release.key, or with --secure-boot a new folder"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if secureBoot {

@@ -67,7 +67,7 @@ func (o secureBootKeys) make(dir string, s streams) (err error) {
 	fmt.Fprintf(s.out, "%s\nKeep the .key files in %s to yourself. The image gets db.crt and the .auth files, "+
 		"the build db.key:\n  COPY %s/db.crt %s/*.auth /usr/lib/kairos/secureboot/\n"+
 		"  kairos build --secret id=secureboot-key,src=%s …\n"+
-		"To unlock encrypted partitions by machines' TPMs, the image gets pcr.pub, too, and the build pcr.key:\n"+
+		"For signatures of what machines' TPMs measure, the image gets pcr.pub, too, and the build pcr.key:\n"+
 		"  COPY %s/pcr.pub /usr/lib/kairos/\n"+
 		"  kairos build --secret id=secureboot-key,src=%s --secret id=pcr-key,src=%s …\n",
 		secureboot.Name(keys.DB.Certificate), dir, filepath.Base(dir), filepath.Base(dir),

@@ -2,16 +2,13 @@ package initramfs
 
 import (
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
 	"github.com/kairos-buildkit/kairos/internal/tpm"
 	"github.com/kairos-buildkit/kairos/layout"
-	"github.com/kairos-buildkit/kairos/uki/pcr"
 )
 
 // tpmTimeout is how long the kernel may take to show a TPM that the firmware has told it of.
@@ -96,26 +93,4 @@ func (m *Machine) extend(number uint, word string) {
 	default:
 		m.Log.Info("PCR %d of the TPM: %s", number, word)
 	}
-}
-
-// unseal returns the passphrase that a LUKS2 token of the type [tpm.TokenType] stands for, see [tpm.TPM.Unseal].
-func (m *Machine) unseal(token json.RawMessage) (passphrase []byte, err error) {
-	f, err := os.Open("/" + layout.InitrdPCRSignatures)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, errors.New("the TPM unseals for a UKI with signatures for that, and this boot has none: BIOS " +
-			"measures nothing, and an image has them by its key /" + layout.ImagePCRKey)
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	signatures, err := io.ReadAll(io.LimitReader(f, pcr.MaxSignatures+1)) // which Unseal refuses if it is longer
-	if err != nil {
-		return nil, err
-	}
-	err = m.withTPM(func(t *tpm.TPM) error {
-		passphrase, err = t.Unseal(token, signatures)
-		return err
-	})
-	return passphrase, err
 }
