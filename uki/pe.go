@@ -106,6 +106,31 @@ func parseSection(b []byte) sectionHeader {
 
 func (h *header) certificateSize() uint32 { return h.certificates }
 
+// room returns a file with room for more section headers: where it has none, all that follows the headers moves on, as
+// far as the first section in memory allows.
+func (h *header) room(file []byte, more int) ([]byte, *header, error) {
+	need := h.table + (len(h.sections)+more)*sectionSize
+	if need <= int(h.headersSize) {
+		return file, h, nil
+	}
+	size := uint32(align(uint64(need), h.fileAlignment))
+	for _, s := range h.sections {
+		if size > s.address {
+			return file, h, nil // the section that has no room is an error
+		}
+	}
+	moved := append(append(append([]byte{}, file[:h.headersSize]...), make([]byte, size-h.headersSize)...),
+		file[h.headersSize:]...)
+	for i, s := range h.sections {
+		if s.size > 0 {
+			le.PutUint32(moved[h.table+i*sectionSize+20:], s.offset+size-h.headersSize)
+		}
+	}
+	le.PutUint32(moved[h.optional+optSizeOfHeaders:], size)
+	grown, err := parse(moved)
+	return moved, grown, err
+}
+
 // add writes one more section header into the file.
 func (h *header) add(file []byte, s sectionHeader) error {
 	at := h.table + len(h.sections)*sectionSize

@@ -71,6 +71,9 @@ func Append(stub []byte, sections []Section) ([]byte, error) {
 			"stub: it is signed, and sections cannot be added to a signed file: use the unsigned stub",
 		)
 	}
+	if stub, h, err = h.room(stub, len(sections)); err != nil {
+		return nil, fmt.Errorf("stub: %w", err)
+	}
 	// Nothing may follow the stub's last section, or the new ones would not be where the
 	// headers say.
 	fileEnd, memoryEnd := int64(h.headersSize), int64(align(uint64(h.headersSize), h.sectionAlignment))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -176,7 +177,7 @@ func TestAppendRejects(t *testing.T) {
 		"empty":      {nil, sample(), "not a PE file"},
 		"truncated":  {stub(20)[:0x100], sample(), "not a PE32+ file"},
 		"signed":     {signed, sample(), "unsigned"},
-		"no room":    {stub(3), append(sample(), sample()...)[:5], "no room"},
+		"no room":    {stub(3), slices.Repeat([]Section{{Name: Profile, Data: []byte("x")}}, 110), "no room"},
 		"long name":  {stub(20), []Section{{Name: ".toolongname", Data: []byte("x")}}, "1 to 8 bytes"},
 		"empty data": {stub(20), []Section{{Name: ".linux", Data: nil}}, "empty"},
 		"twice": {stub(20), []Section{{Name: ".linux", Data: []byte("x")}, {Name: ".linux", Data: []byte("x")}},
