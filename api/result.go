@@ -12,6 +12,8 @@ type Result struct {
 	OnTrial bool `json:"onTrial,omitempty"`
 	// Removed are the ids of releases that no role needed any more.
 	Removed []string `json:"removed,omitempty"`
+	// RecoveryKey opens what a reset has encrypted with a new key. It is nowhere else.
+	RecoveryKey string `json:"recoveryKey,omitempty"`
 	// Outcome is OutcomeBlessed or OutcomeFellBack where somebody waited for it, and Failure then why it fell back.
 	Outcome string   `json:"outcome,omitempty"`
 	Failure *Failure `json:"failure,omitempty"`
@@ -37,6 +39,8 @@ type InstallResult struct {
 	Device  string `json:"device"`  // path of the disk
 	Release string `json:"release"` // id
 	Version string `json:"version,omitempty"`
+	// RecoveryKey opens the encrypted partitions. It is nowhere else: who loses it loses what is on them.
+	RecoveryKey string `json:"recoveryKey,omitempty"`
 }
 
 // BootChoice is what can be started, and what `boot` has chosen for the next start.

@@ -52,6 +52,10 @@ type Status struct {
 	// Persistent is PersistentInMemory where the partition PERSISTENT cannot be used, so that nothing is kept over a
 	// restart; else empty.
 	Persistent string `json:"persistent,omitempty"`
+	// Encrypted are the partitions that are encrypted, by their label, such as COS_PERSISTENT, and what has opened
+	// each at this start: "recovery key", "passphrase", or the type of a token. It is empty where nothing did: then
+	// the partition is not used.
+	Encrypted map[string]string `json:"encrypted,omitempty"`
 	// Problems are what this boot could not do as the node's config and mount policy have it, in words for a person:
 	// such as a persistent path that is not kept.
 	Problems []string `json:"problems,omitempty"`

@@ -35,9 +35,11 @@ type Manifest struct {
 	// Release is the newest format of release.json that Init reads, 0 for the first: see [layout.ReleaseSchema].
 	Release int `json:"release,omitempty"`
 	// RecoveryTrial says that the image ends its trial as a recovery system by itself, see [EndsRecoveryTrial].
-	RecoveryTrial bool   `json:"recoveryTrial,omitempty"`
-	Stub          string `json:"stub"`
-	Cmdline       string `json:"cmdline"`
+	RecoveryTrial bool `json:"recoveryTrial,omitempty"`
+	// Encryption says that kernel and Init open encrypted partitions, see [OpensEncrypted].
+	Encryption bool   `json:"encryption,omitempty"`
+	Stub       string `json:"stub"`
+	Cmdline    string `json:"cmdline"`
 	// Profiles is a digest of the UKI's profiles.
 	Profiles string `json:"profiles,omitempty"`
 	// Trust is a digest of the initrd's [layout.InitrdTrust]; empty where it has none.
@@ -89,6 +91,12 @@ func ReadsRelease(root fs.FS) int {
 func EndsRecoveryTrial(root fs.FS) bool {
 	m, err := readManifest(tree{root})
 	return err == nil && m.RecoveryTrial
+}
+
+// OpensEncrypted says whether an image's kernel and /init open encrypted partitions.
+func OpensEncrypted(root fs.FS) bool {
+	m, err := readManifest(tree{root})
+	return err == nil && m.Encryption
 }
 
 // Check says whether the boot files that the image has are those that [Make] would make now,
@@ -160,6 +168,7 @@ func (in *inputs) manifest() Manifest {
 		Init: digest(in.init), Release: layout.ReleaseSchema, RecoveryTrial: true,
 		Stub: digest(in.stub), Cmdline: in.cmdline,
 	}
+	m.Encryption = in.modules.Encrypts && bytes.Contains(in.init, []byte(layout.AsksForKey))
 	var menu strings.Builder
 	for _, s := range profiles("") {
 		fmt.Fprintf(&menu, "%s %q\n", s.Name, s.Data)

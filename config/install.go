@@ -22,6 +22,8 @@ type Install struct {
 	// Extra are partitions after the six.
 	Extra                       []ExtraPartition
 	BindMounts, EphemeralMounts []string
+	// Encrypted are the names of the partitions that are encrypted: "oem", "persistent".
+	Encrypted []string
 	// Cmdline are words for the kernel's command line.
 	Cmdline string
 	// Env are variables of the stages and of the program that run during the installation.
@@ -57,6 +59,11 @@ func (c *Config) Install() Install {
 	}
 	if c.top().Key("debug").Bool() {
 		i.Cmdline = strings.TrimSpace(i.Cmdline + " " + layout.CmdlineDebug)
+	}
+	for _, p := range v.Key("encrypted_partitions").Strings() {
+		if name := strings.ToLower(strings.TrimPrefix(p, "COS_")); !slices.Contains(i.Encrypted, name) {
+			i.Encrypted = append(i.Encrypted, name)
+		}
 	}
 	parts := v.Key("partitions")
 	for _, name := range parts.Keys() {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"path"
 	"strings"
+
+	"github.com/kairos-buildkit/kairos/layout"
 )
 
 func installKey() *Key {
@@ -76,10 +78,13 @@ func installKey() *Key {
 		ignored("nousers", tBool, "a config without users is installed in any case: the image may have its own"),
 		key("ssh_hardening", tBool, "Whether SSH takes keys alone. A user with ssh_authorized_keys has to be there.").
 			differs("it is applied at each boot, and taken back by a config without it"),
-		refused(
+		list(
 			"encrypted_partitions",
-			"partitions are not encrypted: encrypt a data disk in a stage",
-		).also("encrypted-partitions"),
+			"The partitions that are encrypted.",
+			key("", tString, "").oneOf(layout.LabelOEM, layout.LabelPersistent, "oem", "persistent"),
+		).also("encrypted-partitions").
+			differs("the installation makes a recovery key, which the console asks for at each start; "+
+				"extra partitions are not among them"),
 		ignored("skip_copy_kcrypt_plugin", tBool, "there are no plugins to copy"),
 		ignored("part-table", tString, "it is always GPT"),
 		ignored("firmware", tString, "the disk boots under UEFI and BIOS"),
@@ -90,6 +95,10 @@ func installKey() *Key {
 		ignored("tty", tString, "for a serial console write grub_options.extra_cmdline: console=ttyS0"),
 	)
 }
+
+// noServer is why no key comes from elsewhere.
+const noServer = "neither a server nor a TPM opens encrypted partitions: a recovery key or passphrase does, see " +
+	"install.encrypted_partitions"
 
 func partitionsKey() *Key {
 	k := object("partitions", "The partitions of the disk.")

@@ -169,8 +169,9 @@ install.nousers | true | ~without users is installed
 install.ssh_hardening | false | false
 install.ssh_hardening | yes | !no user has a key
 install.allow-insecure-registries | true | ~hosts.toml
-install.encrypted_partitions | [COS_PERSISTENT] | !encrypt a data disk
-install.encrypted-partitions | [COS_PERSISTENT] | !encrypt a data disk
+install.encrypted_partitions | [COS_PERSISTENT] | ["COS_PERSISTENT"]
+install.encrypted-partitions | [oem] | ["oem"]
+install.encrypted_partitions | [COS_STATE] | !COS_OEM
 install.skip_copy_kcrypt_plugin | true | ~no plugins
 install.part-table | gpt | ~GPT
 install.firmware | efi | ~UEFI and BIOS
@@ -227,9 +228,9 @@ cluster | {role: x} | !kubeadm
 cosign | true | !digest
 verify | true | !digest
 cosign-key | x | !digest
-kcrypt | {x: y} | !not encrypted
-bind-pcrs | [7] | !not encrypted
-bind-public-pcrs | [7] | !not encrypted
+kcrypt | {x: y} | !recovery key
+bind-pcrs | [7] | !recovery key
+bind-public-pcrs | [7] | !recovery key
 phonehome | {url: x} | !kairos-apply status
 eject-cd | true | ~leaves its drive
 arch | amd64 | ~the image says

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/kairos-buildkit/kairos/config"
@@ -15,7 +16,11 @@ import (
 //
 // A path of it that a node cannot mount is an error.
 func (s *System) Configure(i config.Install, cloudConfig []byte) error {
-	s.Sizes = i.Sizes
+	s.Sizes, s.Encrypted = i.Sizes, i.Encrypted
+	if s.Portable && len(i.Encrypted) > 0 {
+		return errors.New("install.encrypted_partitions: a disk image that is written to many disks would give all " +
+			"of them one key: make a medium, which installs each with a key of its own")
+	}
 	for _, p := range i.Extra {
 		s.Extra = append(
 			s.Extra,

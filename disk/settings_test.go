@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/kairos-buildkit/kairos/config"
@@ -44,5 +45,39 @@ func TestConfigureRefusesMounts(t *testing.T) {
 		if err := s.Configure(config.Install{BindMounts: []string{path}}, nil); err == nil {
 			t.Errorf("%s is accepted", path)
 		}
+	}
+}
+
+// A partition that is encrypted has its place, and no file system of its own; an image for many disks has none.
+func TestConfigureEncryption(t *testing.T) {
+	s := testSystem()
+	i := config.Install{Encrypted: []string{"oem", "persistent"}}
+	if err := s.Configure(i, []byte("#cloud-config\n")); err != nil {
+		t.Fatal(err)
+	}
+	d, err := s.Disk()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, placed, err := d.Place()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range placed {
+		encrypted := p.Name == "oem" || p.Name == "persistent"
+		if encrypted && (p.FS != "" || len(p.Files) > 0 || p.Size < 64<<20) ||
+			!encrypted && p.Name != "bios" && p.FS == "" {
+			t.Errorf("%+v", p)
+		}
+	}
+	if _, err := d.Image(); err != nil {
+		t.Error(err)
+	}
+	if e := s.Inside("oem", 48<<20); e.Label != layout.LabelOEM || len(e.Files) != len(s.OEM) || e.Size != 48<<20 {
+		t.Errorf("%+v", e)
+	}
+	s.Portable = true
+	if err := s.Configure(i, nil); err == nil || !strings.Contains(err.Error(), "one key") {
+		t.Errorf("an image for many disks: %v", err)
 	}
 }

@@ -49,6 +49,9 @@ type System struct {
 	// default. Extra are partitions after the six; Size 0 is the rest of the disk.
 	Sizes map[string]int64
 	Extra []layout.Partition
+	// Encrypted are the names of partitions that are left without a file system: whoever writes the disk puts a
+	// LUKS2 volume there, with the file system of [System.Inside] in it.
+	Encrypted []string
 }
 
 // persistentMin is the size of the persistent partition on the smallest disk: enough to begin
@@ -104,6 +107,9 @@ func (s System) Disk() (Disk, error) {
 			part.Size, part.Wish, part.Rest = size, 0, false
 		}
 		delete(unknown, p.Name)
+		if slices.Contains(s.Encrypted, p.Name) {
+			part.FS, part.Files = "", nil
+		}
 		d.Partitions = append(d.Partitions, part)
 	}
 	for _, p := range s.Extra {
@@ -117,6 +123,15 @@ func (s System) Disk() (Disk, error) {
 		return d, fmt.Errorf("lay out disk: no partition has the name %s", slices.Sorted(maps.Keys(unknown))[0])
 	}
 	return d, nil
+}
+
+// Inside returns the file system of a partition that is encrypted, for a volume of some size in bytes.
+func (s System) Inside(name string, size int64) Ext4 {
+	e := Ext4{Label: layout.LabelOf(name), UUID: derive(s.Seed, "file system "+name), Size: size, Time: s.Time}
+	if name == "oem" {
+		e.Files = s.OEM
+	}
+	return e
 }
 
 // esp lists the files of the EFI system partition.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -242,4 +243,35 @@ func FuzzSelect(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A kernel opens encrypted partitions with dm-crypt, XTS and AES, as modules or built in; what the kernel asks for by
+// the name of an algorithm comes along.
+func TestSelectForEncryption(t *testing.T) {
+	k := kernel()
+	if s, err := Select(k, nil); err != nil || s.Encrypts {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	add := func(name, line string) {
+		k[name] = &fstest.MapFile{Data: append(slices.Clone(k[name].Data), line+"\n"...)}
+	}
+	for _, m := range []string{"dm_crypt", "xts", "aesni_intel"} {
+		k["kernel/"+m+".ko"] = &fstest.MapFile{Data: []byte(module(m))}
+		add("modules.dep", "kernel/"+m+".ko:")
+	}
+	add("modules.alias", "alias crypto-xts xts")
+	add("modules.alias", "alias crypto-aes aesni_intel")
+	s, err := Select(k, nil)
+	if err != nil || !s.Encrypts {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	for _, m := range s.Index.Modules {
+		if m.Name == "dm_crypt" {
+			if d := cmp.Diff([]string{"aesni_intel", "xts"}, m.Deps); d != "" {
+				t.Error(d)
+			}
+			return
+		}
+	}
+	t.Errorf("no dm_crypt in %+v", s.Index.Modules)
 }

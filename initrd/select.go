@@ -15,6 +15,8 @@ import (
 // Selection is what an initrd takes of a kernel's modules.
 type Selection struct {
 	Index kmod.Index
+	// Encrypts says that the kernel opens encrypted partitions with them.
+	Encrypts bool
 	// packed has the module files' bytes as the image has them, by name, and path their paths.
 	// They are decompressed for an initrd only: who compares two selections does not wait for that.
 	packed map[string][]byte
@@ -60,7 +62,10 @@ func Select(modules fs.FS, extra []string, optional ...string) (*Selection, erro
 	for _, name := range slices.Concat(byName, drivers, extra, optional) {
 		roots = append(roots, kmod.Name(name))
 	}
-	s := &Selection{packed: map[string][]byte{}, path: map[string]string{}}
+	s := &Selection{packed: map[string][]byte{}, path: map[string]string{}, Encrypts: true}
+	for _, any := range encrypts {
+		s.Encrypts = s.Encrypts && slices.ContainsFunc(any, t.has)
+	}
 	for _, name := range t.closure(roots) {
 		if err := s.add(modules, t, name); err != nil {
 			return nil, err

@@ -15,6 +15,10 @@ var required = []requirement{
 	{"loop", "loop devices", "CONFIG_BLK_DEV_LOOP"},
 }
 
+// encrypts are what opens encrypted partitions: of each line one is enough. A kernel has AES by other names in each
+// version.
+var encrypts = [][]string{{"dm_crypt"}, {"xts"}, {"aes_generic", "aes", "libaes", "aes_ce_blk", "aesni_intel"}}
+
 func requiredModules() []string {
 	var names []string
 	for _, r := range required {
@@ -26,7 +30,7 @@ func requiredModules() []string {
 // byName are modules that /init loads by name when it needs them, as far as the kernel has
 // them as modules.
 var byName = []string{
-	"isofs", "ext4", "vfat", "efivarfs", "efi_pstore",
+	"isofs", "ext4", "vfat", "efivarfs", "efi_pstore", "dm_crypt",
 }
 
 // before names what to load ahead of a module, as modules.softdep would: names that the module
@@ -34,6 +38,7 @@ var byName = []string{
 // provide one are taken, those for a processor's instructions included.
 var before = map[string][]string{
 	"dm_verity": {"crypto-sha256"},
+	"dm_crypt":  {"crypto-aes", "crypto-ecb", "crypto-xts", "crypto-xts(aes)"},
 	"erofs":     {"crypto-crc32c"},
 	"ext4":      {"crypto-crc32c"},
 	"vfat":      {"nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8"},

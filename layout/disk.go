@@ -42,6 +42,23 @@ func Partitions() []Partition {
 	}
 }
 
+// LabelOf returns the label of a partition's file system.
+func LabelOf(partition string) string {
+	for _, p := range Partitions() {
+		if p.Name == partition {
+			return p.Label
+		}
+	}
+	return ""
+}
+
+// Encryptable are the names of the partitions that can be encrypted: what a node keeps of its own. The others have
+// what is in the image, and what starts before a key is asked for.
+func Encryptable() []string { return []string{"oem", "persistent"} }
+
+// MapperName is the device mapper's name of a partition that is encrypted.
+func MapperName(partition string) string { return "kairos-" + partition }
+
 // OEMCloudConfig is the cloud-config in the OEM partition that came with the installation. The
 // files there are read in the order of their names; this one comes late.
 const OEMCloudConfig = "90_custom.yaml"

@@ -107,6 +107,9 @@ type Boot struct {
 	// Devices are the disk's partitions by their name ("efi", "oem", "recovery", "state",
 	// "persistent"), as paths in /dev. On live media it is empty.
 	Devices map[string]string `json:"devices,omitempty"`
+	// Encrypted are the partitions that are encrypted, by their name. The device in Devices is that of the file system
+	// in them, where one is open.
+	Encrypted map[string]Encrypted `json:"encrypted,omitempty"`
 	// Medium is the device of the live medium, such as /dev/sr0.
 	Medium string `json:"medium,omitempty"`
 	// Persistent is PersistentInMemory where PERSISTENT cannot be used, else empty.
@@ -115,6 +118,25 @@ type Boot struct {
 	// path that is not kept.
 	Problems []string `json:"problems,omitempty"`
 }
+
+// Encrypted is a partition that is encrypted.
+type Encrypted struct {
+	Device string `json:"device"` // of the partition
+	// UnlockedBy says what has opened it: "recovery key", "passphrase" or the type of a token; empty: nothing.
+	UnlockedBy string `json:"unlockedBy,omitempty"`
+}
+
+// What opens an encrypted partition, beside tokens.
+const (
+	UnlockedByRecovery   = "recovery key"
+	UnlockedByPassphrase = "passphrase"
+)
+
+// AsksForKey is what /init asks for, where it opens encrypted partitions: an older one does not have the words.
+const AsksForKey = "Type the recovery key or the passphrase"
+
+// TokenRecovery is the type of a recovery key's token in LUKS2, as systemd-cryptenroll(1) has it.
+const TokenRecovery = "systemd-recovery"
 
 // OnTrial says whether this is a recovery system that has to prove that it comes up.
 func (b Boot) OnTrial() bool { return b.Role == RoleRecovery && b.Trial }

@@ -16,6 +16,7 @@ import (
 	"github.com/kairos-buildkit/kairos/config"
 	"github.com/kairos-buildkit/kairos/disk"
 	"github.com/kairos-buildkit/kairos/disk/filetree"
+	"github.com/kairos-buildkit/kairos/disk/luks"
 	"github.com/kairos-buildkit/kairos/image/source"
 	"github.com/kairos-buildkit/kairos/internal/blockdev"
 	"github.com/kairos-buildkit/kairos/layout"
@@ -41,6 +42,8 @@ type InstallOptions struct {
 	// Confirmed says that a person has named the disk, or says yes to it: what uses it ends.
 	Confirmed bool
 	Progress  Progress
+	// Passphrase opens what is encrypted, beside the recovery key; empty: nothing does.
+	Passphrase []byte
 	// Unattended: nobody has confirmed anything. A disk that holds a system already is then an *[InstalledError],
 	// unless the config has install.force.
 	Unattended bool
@@ -62,6 +65,12 @@ func (m *Machine) Install(ctx context.Context, o InstallOptions) (r api.InstallR
 		return r, err
 	}
 	c := o.Config.Install()
+	if err := encryptable(c, o.Unattended); err != nil {
+		return r, err
+	}
+	if len(o.Passphrase) > 0 && len(c.Encrypted) == 0 {
+		return r, refuse("there is a passphrase, and nothing to be encrypted: write install.encrypted_partitions")
+	}
 	if o.Source == "" {
 		o.Source = c.Source
 	}
@@ -126,7 +135,7 @@ func (m *Machine) install(
 	release layout.Release,
 	o InstallOptions,
 	r api.InstallResult,
-) (api.InstallResult, error) {
+) (_ api.InstallResult, err error) {
 	c := o.Config.Install()
 	open := openExclusive
 	if o.Confirmed {
@@ -138,10 +147,14 @@ func (m *Machine) install(
 	}
 	defer f.Close()
 	var devices map[string]string
+	var volumes []volume
+	if len(c.Encrypted) > 0 {
+		r.RecoveryKey = luks.NewRecoveryKey()
+	}
 	if c.NoFormat {
 		devices, err = existing(device)
 	} else {
-		devices, err = m.partition(ctx, f, device, medium, release, o)
+		devices, volumes, err = m.partition(ctx, f, device, medium, release, r.RecoveryKey, o)
 	}
 	if err != nil {
 		return r, fmt.Errorf("install to %s: %w", device.Path, err)
@@ -154,7 +167,12 @@ func (m *Machine) install(
 	if !c.NoFormat && o.Source == "" && c.RecoverySource == "" {
 		return r, nil
 	}
-	return r, m.withInstalled(devices, release.ID(), func(n *Machine) error {
+	encrypted, done, err := openVolumes(volumes, devices)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	err = m.withInstalled(devices, encrypted, release.ID(), func(n *Machine) error {
 		if c.NoFormat {
 			if err := n.adopt(ctx, medium, release, o); err != nil {
 				return err
@@ -182,6 +200,7 @@ func (m *Machine) install(
 		r.Release, r.Version = up.Release, up.Version
 		return err
 	})
+	return r, err
 }
 
 // partition writes a new disk.
@@ -191,50 +210,60 @@ func (m *Machine) partition(
 	device Device,
 	medium *store.Store,
 	release layout.Release,
+	recovery string,
 	o InstallOptions,
-) (map[string]string, error) {
+) (map[string]string, []volume, error) {
 	size, err := blockdev.Size(f)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	sectorSize, err := blockdev.SectorSize(f)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := installable(f, sectorSize, m.Boot.Firmware); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	system, done, err := m.system(medium, release, o)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer done()
 	system.Size, system.SectorSize = size, sectorSize
 	d, err := system.Disk()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	image, err := d.Image()
 	var small *disk.SizeError
 	if errors.As(err, &small) {
-		return nil, refuse("%v: use a larger disk, or smaller partitions", small)
+		return nil, nil, refuse("%v: use a larger disk, or smaller partitions", small)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	o.Progress.step(api.StepPartition, device.Path)
 	w, err := newTableLast(f)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := image.WriteOver(ctx, &watched{w: w, progress: o.Progress, object: device.Path, total: image.Size},
 		0); err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	_, placed, err := d.Place()
+	if err != nil {
+		return nil, nil, err
+	}
+	volumes, err := encryptPartitions(ctx, f, system, placed, recovery, o)
+	if err != nil {
+		return nil, nil, err
 	}
 	if err := w.commit(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return readPartitions(f, device.Path)
+	devices, err := readPartitions(f, device.Path)
+	return devices, volumes, err
 }
 
 // watched reports how much is written.
@@ -278,6 +307,9 @@ func (m *Machine) system(
 	}
 	if err := m.acceptable(release, boot.UKI, facts, o.Progress, everywhere...); err != nil {
 		return s, nil, err
+	}
+	if len(o.Config.Install().Encrypted) > 0 && !facts.encryption {
+		return s, nil, refuse("install.encrypted_partitions: the medium's image does not open them: %s", noEncryption)
 	}
 	s = disk.System{
 		Release: release, Store: files, UKI: boot.UKI, Kernel: boot.Kernel, Initrd: boot.Initrd, Cmdline: boot.Cmdline,
@@ -378,14 +410,27 @@ func existing(d Device) (map[string]string, error) {
 		if found[p.Name] == "" {
 			return nil, refuse("no-format is set, but %s has no partition named %s", d.Path, p.Name)
 		}
+		if encrypted, err := isEncrypted(found[p.Name]); err != nil {
+			return nil, err
+		} else if encrypted {
+			return nil, refuse("no-format is set, and %s of %s is encrypted: an installation would not write its "+
+				"config there. Install without no-format, or upgrade the system where it runs", p.Label, d.Path)
+		}
 	}
 	return found, nil
 }
 
 // withInstalled runs do on the system that is on a disk's partitions, as if it ran.
-func (m *Machine) withInstalled(devices map[string]string, id string, do func(*Machine) error) (err error) {
+func (m *Machine) withInstalled(
+	devices map[string]string,
+	encrypted map[string]layout.Encrypted,
+	id string,
+	do func(*Machine) error,
+) (err error) {
 	n, err := open(
-		layout.Boot{Role: layout.RoleSystem, Release: id, Firmware: m.Boot.Firmware, Devices: devices},
+		layout.Boot{
+			Role: layout.RoleSystem, Release: id, Firmware: m.Boot.Firmware, Devices: devices, Encrypted: encrypted,
+		},
 		m.Root,
 		m.FS,
 		&partition.Set{},

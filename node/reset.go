@@ -22,8 +22,10 @@ import (
 
 // ResetOptions say what to format.
 type ResetOptions struct {
-	OEM      bool // the node's cloud-config too
-	Progress Progress
+	OEM bool // the node's cloud-config too
+	// Unattended: nobody is there who could read a new recovery key.
+	Unattended bool
+	Progress   Progress
 }
 
 // ResetWanted says whether the recovery system that runs is to reset the machine without asking: because the boot
@@ -83,6 +85,9 @@ func (m *Machine) Reset(ctx context.Context, o ResetOptions) (r api.Result, err 
 	if err := m.trusted(release, facts.anchor, facts.uki, o.Progress, layout.RoleSystem); err != nil {
 		return r, err
 	}
+	if err := m.resettable(o); err != nil {
+		return r, err
+	}
 	// The config is read before it may be erased.
 	h := &hooks{m: m, command: "reset", config: m.nodeConfig(), progress: o.Progress}
 	if err := h.before(ctx); err != nil {
@@ -107,7 +112,12 @@ func (m *Machine) Reset(ctx context.Context, o ResetOptions) (r api.Result, err 
 			continue
 		}
 		o.Progress.step(api.StepPartition, p.Label)
-		if err := m.format(ctx, p, list); err != nil {
+		if e, ok := m.Boot.Encrypted[p.Name]; ok && e.UnlockedBy == "" {
+			r.RecoveryKey, err = m.reencrypt(ctx, p, list, r.RecoveryKey)
+		} else {
+			err = m.format(ctx, p, list)
+		}
+		if err != nil {
 			return r, fmt.Errorf("reset %s: %w", p.Label, err)
 		}
 	}
@@ -122,6 +132,16 @@ func (m *Machine) Reset(ctx context.Context, o ResetOptions) (r api.Result, err 
 		return r, err
 	}
 	return r, h.after(ctx)
+}
+
+// resettable refuses a reset that would make a recovery key which nobody sees.
+func (m *Machine) resettable(o ResetOptions) error {
+	if e, ok := m.Boot.Encrypted["persistent"]; ok && e.UnlockedBy == "" && o.Unattended {
+		return refuse("%s is encrypted, and nothing has opened it: it would get a new recovery key, and nobody would "+
+			"see it. Nothing was erased: type the key that it has at the recovery system's start, or run "+
+			"`kairos-apply reset` there", layout.LabelPersistent)
+	}
+	return nil
 }
 
 // format writes a new file system to a partition.

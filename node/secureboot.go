@@ -53,8 +53,12 @@ func bootSignaturesOf(ctx context.Context, img *source.Image) ([]byte, error) {
 }
 
 // startable refuses a release whose boot files this machine's firmware would not start, or that are not signed by
-// the key which the release's image names.
+// the key which the release's image names; and one that does not open what is encrypted here.
 func (m *Machine) startable(r layout.Release, program []byte, facts bootFacts) error {
+	if len(m.Boot.Encrypted) > 0 && !facts.encryption {
+		return refuse("release %s (%s) does not open encrypted partitions, which this machine has: %s", r.ID(),
+			r.Version, noEncryption)
+	}
 	files := []struct {
 		name string
 		data []byte

@@ -46,6 +46,8 @@ type bootFacts struct {
 	detached []byte
 	// recoveryTrial is as in stagedRelease.
 	recoveryTrial bool
+	// encryption says that kernel and /init open encrypted partitions.
+	encryption bool
 }
 
 // stage brings an image into a store: missing layers, then release.json. Nothing that
@@ -280,7 +282,7 @@ func readBootFiles(s *store.Store, r layout.Release, progress Progress) (loader.
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return files, facts, fmt.Errorf("the image's boot loader: %w", err)
 	}
-	facts.recoveryTrial = boot.EndsRecoveryTrial(tree)
+	facts.recoveryTrial, facts.encryption = boot.EndsRecoveryTrial(tree), boot.OpensEncrypted(tree)
 	if facts.v1 = boot.ReadsRelease(tree) < layout.ReleaseSchema; fits {
 		if files, err = imageBootFiles(tree); err == nil {
 			if files.UKI, err = facts.secureBoot.Finish(layout.ImageUKI, files.UKI); err != nil {

@@ -48,6 +48,12 @@ func (m *Machine) newStatus(a asked) api.Status {
 	if m.Boot.Persistent == layout.PersistentInMemory {
 		s.Persistent = api.PersistentInMemory
 	}
+	for name, e := range m.Boot.Encrypted {
+		if s.Encrypted == nil {
+			s.Encrypted = map[string]string{}
+		}
+		s.Encrypted[layout.LabelOf(name)] = e.UnlockedBy
+	}
 	var err error
 	if s.Trust, err = a.trust(); err != nil {
 		s.Problems = append(s.Problems, printable(err.Error()))

@@ -2,9 +2,11 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -18,7 +20,7 @@ import (
 
 func (a *app) install() *cobra.Command {
 	var o node.InstallOptions
-	var configFile, from string
+	var configFile, from, passphrase string
 	var yes, unattended bool
 	var power afterwards
 	c := &cobra.Command{
@@ -44,7 +46,10 @@ The whole config is kept on the disk, where the rest of it (users, hostname, wri
 takes effect at every boot. Its stages kairos-install.pre and before-install run before the disk is
 changed, after-install and kairos-install.after when all is on it.
 
-With -o json the output is one object: device, release, version.
+Partitions of install.encrypted_partitions are LUKS2. Their recovery key is made here, shown once, and kept nowhere;
+the console asks for it, or for the passphrase of --passphrase-file, at each start.
+
+With -o json the output is one object: device, release, version, recoveryKey.
 
 ` + exitCodes,
 		Example: `  kairos-apply install
@@ -72,6 +77,11 @@ With -o json the output is one object: device, release, version.
 					}
 					o.Source = from
 				}
+				if passphrase != "" {
+					if o.Passphrase, err = readPassphrase(passphrase); err != nil {
+						return err
+					}
+				}
 				if unattended && !m.InstallWanted(o.Config.Install().Auto) {
 					return nil
 				}
@@ -88,6 +98,7 @@ With -o json the output is one object: device, release, version.
 					return a.installedAlready(c.Context(), m, there)
 				}
 				if err != nil {
+					a.showRecoveryKey(r.RecoveryKey) // the disk may be complete, and start
 					return err
 				}
 				i := o.Config.Install()
@@ -98,6 +109,7 @@ With -o json the output is one object: device, release, version.
 				if a.json {
 					return errors.Join(a.printJSON(r), then.do(c.Context()))
 				}
+				a.showRecoveryKey(r.RecoveryKey)
 				fmt.Fprintf(
 					a.out,
 					"Release %s is installed on %s. Take the medium out and restart the machine.\n",
@@ -117,6 +129,8 @@ With -o json the output is one object: device, release, version.
 	)
 	f.StringVar(&configFile, "config", "", "cloud-config `FILE` instead of the medium's")
 	f.StringVar(&from, "source", "", "image to install instead of the medium's, see upgrade --help")
+	f.StringVar(&passphrase, "passphrase-file", "",
+		"`FILE` whose first line opens the encrypted partitions, beside the recovery key")
 	f.Var((*contentSize)(&o.MaxContent), "max-content", contentHelp)
 	f.BoolVarP(&yes, "yes", "y", false, "do not ask before erasing")
 	power.flags(c, "")
@@ -128,6 +142,37 @@ With -o json the output is one object: device, release, version.
 	)
 	return c
 }
+
+// showRecoveryKey shows it, this once.
+func (a *app) showRecoveryKey(key string) {
+	if key != "" {
+		fmt.Fprintf(a.out, "\nThe recovery key of the encrypted partitions is\n\n    %s\n\n"+
+			"Write it down now: it is shown this once, and kept nowhere. The console asks for it at a start.\n\n", key)
+	}
+}
+
+// readPassphrase reads what opens the encrypted partitions beside the recovery key: a file's first line.
+func readPassphrase(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("passphrase: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxPassphrase+2))
+	if err != nil {
+		return nil, fmt.Errorf("passphrase: %w", err)
+	}
+	line, _, _ := bytes.Cut(b, []byte("\n"))
+	line = bytes.TrimSuffix(line, []byte("\r"))
+	if len(line) < minPassphrase || len(line) > maxPassphrase {
+		return nil, &usageError{fmt.Errorf("%s: the passphrase has %d bytes: want %d to %d, in the file's first line",
+			name, len(line), minPassphrase, maxPassphrase)}
+	}
+	return line, nil
+}
+
+// Bounds of a passphrase in bytes: below, it is guessed; above, a console does not take it in one line.
+const minPassphrase, maxPassphrase = 8, 512
 
 // installedAlready starts the system that an unattended installation has found on the disk, or says why it does not.
 func (a *app) installedAlready(ctx context.Context, m *node.Machine, e *node.InstalledError) error {
@@ -231,14 +276,18 @@ With -o json the output is one object: release, version, changed.
 					o.OEM = conf.OEM
 				}
 				p := a.progress()
-				o.Progress = p.show
+				o.Progress, o.Unattended = p.show, unattended
 				r, err := m.Reset(c.Context(), o)
 				p.end()
 				if err != nil {
+					a.showRecoveryKey(r.RecoveryKey)
 					return err
 				}
 				if err := a.printResult(r, "is active already"); err != nil {
 					return err
+				}
+				if !a.json {
+					a.showRecoveryKey(r.RecoveryKey)
 				}
 				return power.over(c, conf.Reboot || unattended && !conf.PowerOff, conf.PowerOff).do(c.Context())
 			})

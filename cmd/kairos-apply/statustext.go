@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -51,6 +53,18 @@ func statusText(w io.Writer, s api.Status) error {
 	}
 	if err := errors.Join(secureBootText(w, s.SecureBoot), trustText(w, s), acceptedText(w, s)); err != nil {
 		return err
+	}
+	for i, label := range slices.Sorted(maps.Keys(s.Encrypted)) {
+		if i == 0 {
+			fmt.Fprintln(w)
+		}
+		by := "opened by its " + s.Encrypted[label]
+		if s.Encrypted[label] == "" {
+			by = "not open"
+		}
+		if _, err := fmt.Fprintf(w, "%s is encrypted, and %s.\n", label, by); err != nil {
+			return err
+		}
 	}
 	for _, p := range s.Problems {
 		if _, err := fmt.Fprintf(w, "\nProblem: %s\n", p); err != nil {

@@ -121,3 +121,16 @@ func TestStatusSaysSecureBoot(t *testing.T) {
 		}
 	}
 }
+
+func TestStatusSaysWhatIsEncrypted(t *testing.T) {
+	var b strings.Builder
+	encrypted := map[string]string{"COS_PERSISTENT": "", "COS_OEM": "passphrase"}
+	s := api.Status{Mode: api.ModeInstalled, Encrypted: encrypted}
+	if err := statusText(&b, s); err != nil {
+		t.Fatal(err)
+	}
+	want := "\nCOS_OEM is encrypted, and opened by its passphrase.\nCOS_PERSISTENT is encrypted, and not open.\n"
+	if !strings.HasSuffix(b.String(), want) {
+		t.Errorf("%s\nwant at its end %q", b.String(), want)
+	}
+}

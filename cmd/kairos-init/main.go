@@ -24,6 +24,7 @@ func main() {
 		(*m).Announce,
 		(*m).MountRoot,
 		(*m).CheckMedium,
+		(*m).Unlock,
 		(*m).MakeWritable,
 		(*m).SetDeadline,
 		(*m).CheckAlone,

@@ -369,6 +369,12 @@ func fsync(dev Device) error {
 	return nil
 }
 
+// Begin returns where the segment begins, in bytes: before it are the headers and keyslots.
+func (h *Header) Begin() int64 {
+	s, _ := h.segment() // was checked
+	return s.Offset
+}
+
 // Mapping is what dm-crypt is told of a volume, beside its key.
 type Mapping struct {
 	Cipher     string
@@ -376,6 +382,9 @@ type Mapping struct {
 	Size       int64 // in bytes
 	Tweak      uint64
 	SectorSize int64
+	// Discards says that the file system may tell the disk what is free, as `cryptsetup --allow-discards --persistent`
+	// notes it. It shows to who has the disk how much is in use, and where.
+	Discards bool
 }
 
 // Mapping returns how a volume is mapped on a device of some size in bytes.
@@ -384,7 +393,16 @@ func (h *Header) Mapping(size int64) (Mapping, error) {
 	if err != nil {
 		return Mapping{}, err
 	}
-	m := Mapping{Cipher: s.Encryption, Offset: s.Offset, Tweak: s.Tweak, SectorSize: s.SectorSize}
+	var flags []string
+	if f := h.meta.Config.Flags; f != nil {
+		if err := json.Unmarshal(f, &flags); err != nil {
+			return Mapping{}, fmt.Errorf("flags: %w", err)
+		}
+	}
+	m := Mapping{
+		Cipher: s.Encryption, Offset: s.Offset, Tweak: s.Tweak, SectorSize: s.SectorSize,
+		Discards: slices.Contains(flags, "allow-discards"),
+	}
 	if m.Size = (size - s.Offset) / s.SectorSize * s.SectorSize; s.Size != "dynamic" {
 		var want int64
 		json.Unmarshal([]byte(s.Size), &want) // was checked

@@ -36,7 +36,7 @@ func volume(t *testing.T, sectorSize int64) (f file, h *Header, key []byte, reco
 	}
 	recovery = NewRecoveryKey()
 	if err := errors.Join(
-		h.Add(f, key, []byte(recovery), Random, map[string]any{"type": RecoveryToken}),
+		h.Add(f, key, []byte(recovery), Random, map[string]any{"type": "systemd-recovery"}),
 		h.Add(f, key, []byte("correct horse"), Passphrase, nil),
 	); err != nil {
 		t.Fatal(err)
@@ -293,7 +293,7 @@ func TestRecoveryKey(t *testing.T) {
 func TestMapping(t *testing.T) {
 	_, h, _, _ := volume(t, 4096)
 	m, err := h.Mapping(20<<20 + 1000)
-	if want := (Mapping{cipher, 16 << 20, 4 << 20, 0, 4096}); err != nil || m != want {
+	if want := (Mapping{cipher, 16 << 20, 4 << 20, 0, 4096, false}); err != nil || m != want {
 		t.Errorf("%+v, %v", m, err)
 	}
 	if _, err := h.Mapping(16 << 20); err == nil {
@@ -301,7 +301,8 @@ func TestMapping(t *testing.T) {
 	}
 	h.meta.Segments["0"] = json.RawMessage(`{"type":"crypt","offset":"16777216","size":"8192","iv_tweak":"7",` +
 		`"encryption":"aes-xts-plain64","sector_size":512}`)
-	if m, err = h.Mapping(20 << 20); err != nil || m.Size != 8192 || m.Tweak != 7 {
+	h.meta.Config.Flags = json.RawMessage(`["allow-discards"]`)
+	if m, err = h.Mapping(20 << 20); err != nil || m.Size != 8192 || m.Tweak != 7 || !m.Discards {
 		t.Errorf("%+v, %v", m, err)
 	}
 	if _, err = h.Mapping(16<<20 + 4096); err == nil {

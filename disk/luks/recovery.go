@@ -8,9 +8,6 @@ import (
 // modhex are the digits of recovery keys, which are at the same place on most keyboards.
 const modhex = "cbdefghijklnrtuv"
 
-// RecoveryToken is the type of a recovery key's token (systemd-cryptenroll(1)).
-const RecoveryToken = "systemd-recovery"
-
 // NewRecoveryKey returns 256 random bits as systemd-cryptenroll writes them: eight groups of eight letters. The text
 // is the keyslot's secret.
 func NewRecoveryKey() string {

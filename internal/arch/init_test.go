@@ -1,11 +1,14 @@
 package arch
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/kairos-buildkit/kairos/layout"
 )
 
 // foreign are the packages of other modules that /init is linked with. Each is loaded at every boot of every
@@ -20,6 +23,11 @@ var foreign = map[string]string{
 	"github.com/google/go-tpm/tpm2/transport":    "its interface of a TPM",
 	"github.com/google/go-tpm/tpmutil":           "its encoding of structures",
 	"github.com/google/uuid":                     "GUIDs in go-diskfs' GPT",
+	"golang.org/x/crypto/argon2":                 "a passphrase opens encrypted partitions",
+	"golang.org/x/crypto/blake2b":                "argon2's hash",
+	"golang.org/x/crypto/internal/alias":         "xts checks that its buffers do not overlap",
+	"golang.org/x/crypto/xts":                    "keyslots of LUKS2",
+	"golang.org/x/sys/cpu":                       "blake2b asks which instructions there are",
 	"golang.org/x/sys/unix":                      "system calls",
 }
 
@@ -68,6 +76,9 @@ func TestInit(t *testing.T) {
 
 	program := filepath.Join(t.TempDir(), "init")
 	goTool(t, "build", "-o", program, "./cmd/kairos-init")
+	if b, err := os.ReadFile(program); err != nil || !bytes.Contains(b, []byte(layout.AsksForKey)) {
+		t.Errorf("no boot layer would be taken for one that opens encrypted partitions: %v", err)
+	}
 	for line := range strings.Lines(goTool(t, "tool", "nm", program)) {
 		_, symbol, _ := strings.Cut(strings.TrimSpace(line), " ")
 		for _, u := range unlinked {

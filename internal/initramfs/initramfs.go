@@ -22,6 +22,7 @@ import (
 	"github.com/kairos-buildkit/kairos/internal/initramfs/policy"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/root"
 	"github.com/kairos-buildkit/kairos/internal/initramfs/sealed"
+	"github.com/kairos-buildkit/kairos/internal/initramfs/unlock"
 	"github.com/kairos-buildkit/kairos/internal/mount"
 	"github.com/kairos-buildkit/kairos/layout"
 )
@@ -182,6 +183,14 @@ func (m *Machine) CheckMedium() error {
 	}
 	m.Log.Crit("the medium is good")
 	m.timer.Reset(startTimeout)
+	return nil
+}
+
+// Unlock opens the encrypted partitions of an installed disk.
+func (m *Machine) Unlock() error {
+	if m.Source.Boot.Role != layout.RoleLive {
+		unlock.Open(unlock.Machine{Boot: &m.Source.Boot, Log: &m.Log, Load: m.Modules.LoadAll, Hold: m.Hold})
+	}
 	return nil
 }
 

@@ -56,6 +56,9 @@ func (p *policy) mountExt4(name, dir string, flags uintptr) error {
 	if device == "" {
 		return fmt.Errorf("the disk has no partition named %s", name)
 	}
+	if e, ok := p.boot.Encrypted[name]; ok && e.UnlockedBy == "" {
+		return errors.New("it is encrypted, and was not opened")
+	}
 	if err := p.check(name, false); err != nil {
 		return err
 	}
@@ -72,7 +75,7 @@ func (p *policy) mountExt4(name, dir string, flags uintptr) error {
 
 // check has a file system checked, if its superblock says that this has to be, or with force.
 func (p *policy) check(name string, force bool) error {
-	device, label := p.boot.Devices[name], labelOf(name)
+	device, label := p.boot.Devices[name], layout.LabelOf(name)
 	program := fsck.InImage(sysroot)
 	r, err := fsck.Mend(device, label, force, func(args ...string) (int, string, error) {
 		defer p.hold()()
@@ -95,13 +98,4 @@ func (p *policy) check(name string, force bool) error {
 		p.log.Info("%s (%s) was checked and is good", label, device)
 	}
 	return nil
-}
-
-func labelOf(name string) string {
-	for _, p := range layout.Partitions() {
-		if p.Name == name {
-			return p.Label
-		}
-	}
-	return ""
 }
