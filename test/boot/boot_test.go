@@ -38,6 +38,7 @@ type report struct {
 	MachineID   string
 	Failures    string
 	Size        uint64
+	PCRs        map[string]string
 }
 
 // wait returns the probe's report, after which the machine is off.

@@ -29,9 +29,15 @@ func newKey(t *testing.T) sign.Key { return trusttest.Key(t, trust.ECDSA) }
 // seal has the image trust a key, and has the key sign its release.
 func (img *image) seal(t *testing.T, key sign.Key, cmdline string) {
 	t.Helper()
+	img.sealWith(t, key, boot.Options{Cmdline: cmdline})
+}
+
+// sealWith is seal of boot files with options.
+func (img *image) sealWith(t *testing.T, key sign.Key, o boot.Options) {
+	t.Helper()
 	img.tree[layout.ImageTrustDir+"/release.pub"] = &fstest.MapFile{Data: key.PEM(), Mode: 0o644}
 	var err error
-	if img.files, err = boot.Make(img.tree, boot.Options{Cmdline: cmdline}); err != nil {
+	if img.files, err = boot.Make(img.tree, o); err != nil {
 		t.Fatal(err)
 	}
 	sum, err := uki.Authenticode(img.files.UKI)

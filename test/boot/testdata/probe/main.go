@@ -52,7 +52,8 @@ func main() {
 		Written     map[string]string // what earlier boots have left where
 		MachineID   string
 		Failures    string
-		Size        uint64 // of /usr/local, MiB
+		Size        uint64            // of /usr/local, MiB
+		PCRs        map[string]string // of the SHA-256 bank, where there is a TPM
 	}{Blessed: blessed, Boot: boot, Written: map[string]string{}, MachineID: strings.TrimSpace(string(read("/etc/machine-id")))}
 	for _, line := range strings.Split(string(read("/proc/mounts")), "\n") {
 		f := strings.Fields(line)
@@ -96,6 +97,12 @@ func main() {
 	var st syscall.Statfs_t
 	syscall.Statfs("/usr/local", &st)
 	report.Size = st.Blocks * uint64(st.Bsize) >> 20
+	report.PCRs = map[string]string{}
+	for _, number := range []string{"11", "15"} {
+		if b := read("/sys/class/tpm/tpm0/pcr-sha256/" + number); len(b) > 0 {
+			report.PCRs[number] = strings.ToLower(strings.TrimSpace(string(b)))
+		}
+	}
 	b, _ := json.Marshal(report)
 	fmt.Printf("\nprobe: %s\n", b)
 	syscall.Sync()
