@@ -6,15 +6,18 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
 	"io/fs"
 	"log"
+	"maps"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,8 +26,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 )
 
-// A sealed image is signed while it is built, by both doors to a builder, and the key stays where it is: it is in
-// nothing that a build leaves behind, and no step gets it.
+// A sealed image is signed while it is built, by both doors to a builder, and the keys stay where they are, those of
+// releases, of Secure Boot and of what a TPM measures: they are in nothing that a build leaves behind. No step gets that
+// of releases.
 func TestSealedBuild(t *testing.T) {
 	if os.Getenv("KAIROS_TEST_ALL") == "" {
 		t.Skip("builder.TestBuilderSigns is the short one: seven builds are left to `make test-all`")
@@ -44,12 +48,18 @@ func TestSealedBuild(t *testing.T) {
 	host := "localhost:" + srv.URL[strings.LastIndex(srv.URL, ":")+1:]
 	key := filepath.Join(dir, "release.key")
 	run(t, kairosBin, "keys", "new", key)
+	boot := filepath.Join(dir, "boot")
+	run(t, kairosBin, "keys", "new", "--secure-boot", "--name", "Test", boot)
+	secrets := map[string]string{
+		"kairos-release-key": key,
+		"secureboot-key":     filepath.Join(boot, "db.key"), "pcr-key": filepath.Join(boot, "pcr.key"),
+	}
+	var bootSecrets []string
+	for _, id := range []string{"secureboot-key", "pcr-key"} {
+		bootSecrets = append(bootSecrets, "--secret", "id="+id+",src="+secrets[id])
+	}
 	context_ := filepath.Join(dir, "context")
 	if err := writeDockerfile(context_, "kairos"); err != nil {
-		t.Fatal(err)
-	}
-	public, err := os.ReadFile(key + ".pub")
-	if err != nil {
 		t.Fatal(err)
 	}
 	write := func(name, text string) {
@@ -62,13 +72,23 @@ func TestSealedBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write("release.pub", string(public))
-	sealed := string(plain) + "COPY release.pub /usr/lib/kairos/trust.d/\n"
+	for name, from := range map[string]string{
+		"release.pub": key + ".pub", "db.crt": filepath.Join(boot, "db.crt"), "pcr.pub": filepath.Join(boot, "pcr.pub"),
+	} {
+		b, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(name, string(b))
+	}
+	sealed := string(plain) + "COPY release.pub /usr/lib/kairos/trust.d/\n" +
+		"COPY db.crt /usr/lib/kairos/secureboot/\nCOPY pcr.pub /usr/lib/kairos/\n"
 	write("Dockerfile", sealed)
 	var said []string
 	build := func(args ...string) error {
 		all := append([]string{"build", "--progress", "plain", "--root", filepath.Join(toolDir, "state"),
-			"--build-context", baseContext + baseLayout, "--cache-to", "type=local,dest=" + layers}, args...)
+			"--build-context", baseContext + baseLayout, "--cache-to", "type=local,dest=" + layers}, bootSecrets...)
+		all = append(all, args...)
 		out, err := tryRun(command(t.Context(), kairosBin, append(all, context_)...))
 		said = append(said, out)
 		return err
@@ -104,7 +124,7 @@ func TestSealedBuild(t *testing.T) {
 	daemon.Args[0] = "buildkitd"
 	waitFor(t, socket, start(t, daemon))
 	run(t, tool(t, "buildx"), "create", "--name", "sealed", "--driver", "remote", "unix://"+socket)
-	secret := []string{"--secret", "id=kairos-release-key,src=" + key, "--provenance", "mode=max"}
+	secret := append(bootSecrets, "--secret", "id=kairos-release-key,src="+key, "--provenance", "mode=max")
 	said = append(said, buildx(t, "sealed", context_, append(secret, "--output",
 		"type=image,name="+host+"/buildx:v1,push=true,release=true")...))
 	said = append(said, buildx(t, "sealed", context_, append(secret, "--output",
@@ -125,38 +145,40 @@ func TestSealedBuild(t *testing.T) {
 		}
 	}
 
-	names := secretForms(t, key)
+	forms := map[string][]byte{}
+	for id, file := range secrets {
+		secretForms(t, id, file, forms)
+	}
 	said = append(said, requests.String())
-	for form, s := range names {
+	for form, s := range forms {
 		if strings.Contains(strings.Join(said, "\n"), string(s)) {
-			t.Errorf("what was printed has the key as %s", form)
+			t.Errorf("what was printed has the %s", form)
 		}
 	}
 	logs, err := filepath.Glob(filepath.Join(workDir, t.Name()+"*.log"))
 	if err != nil || len(logs) == 0 {
 		t.Fatalf("the daemon's log: %v", err)
 	}
+	own := slices.Collect(maps.Values(secrets))
+	own = append(own, filepath.Join(boot, "PK.key"), filepath.Join(boot, "KEK.key"))
 	searched := 0
 	for _, root := range append(logs, dir, filepath.Join(toolDir, "state")) {
-		searched += searchFiles(t, root, key, began, names)
+		searched += searchFiles(t, root, own, began, forms)
 	}
 	if searched < 1000 {
 		t.Errorf("%d files were searched: the build's files are somewhere else", searched)
 	}
 	// The search finds what is there.
-	found := false
-	for _, s := range names {
-		if b, err := os.ReadFile(key); err == nil && bytes.Contains(b, s) {
-			found = true
+	for id, file := range secrets {
+		b, err := os.ReadFile(file)
+		if err != nil || !bytes.Contains(b, forms[id+" as PEM"]) {
+			t.Errorf("the search does not know the %s: %v", id, err)
 		}
-	}
-	if !found {
-		t.Error("the search does not know the key")
 	}
 }
 
-// secretForms are the ways in which a private key may be written.
-func secretForms(t *testing.T, file string) map[string][]byte {
+// secretForms adds the ways in which a private key may be written.
+func secretForms(t *testing.T, id, file string, forms map[string][]byte) {
 	t.Helper()
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -167,20 +189,30 @@ func secretForms(t *testing.T, file string) map[string][]byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seed := parsed.(ed25519.PrivateKey).Seed()
-	return map[string][]byte{
-		"PEM":    []byte(base64.StdEncoding.EncodeToString(block.Bytes)),
-		"base64": []byte(base64.RawStdEncoding.EncodeToString(seed)),
-		"hex":    []byte(hex.EncodeToString(seed)),
-		"bytes":  seed,
+	// The number that makes it private, and a line of the file that has a part of that.
+	var secret []byte
+	line := base64.StdEncoding.EncodeToString(block.Bytes)
+	switch key := parsed.(type) {
+	case ed25519.PrivateKey:
+		secret = key.Seed()
+	case *rsa.PrivateKey:
+		secret = key.Primes[0].Bytes()
+		at := bytes.Index(block.Bytes, secret) / 48 * 64 // 48 bytes are a line of 64 digits
+		line = line[at+64:][:64]
 	}
+	maps.Copy(forms, map[string][]byte{
+		id + " as PEM":    []byte(line),
+		id + " as base64": []byte(base64.RawStdEncoding.EncodeToString(secret)),
+		id + " as hex":    []byte(hex.EncodeToString(secret)),
+		id + " as bytes":  secret,
+	})
 }
 
-// searchFiles looks for a key in each file that has changed since, but for its own, and says how many these were.
-func searchFiles(t *testing.T, root, own string, since time.Time, forms map[string][]byte) (n int) {
+// searchFiles looks for keys in each file that has changed since, but for their own, and says how many these were.
+func searchFiles(t *testing.T, root string, own []string, since time.Time, forms map[string][]byte) (n int) {
 	t.Helper()
 	err := filepath.WalkDir(root, func(name string, e fs.DirEntry, err error) error {
-		if err != nil || !e.Type().IsRegular() || name == own {
+		if err != nil || !e.Type().IsRegular() || slices.Contains(own, name) {
 			return nil //nolint:nilerr // a process's files come and go
 		}
 		info, err := e.Info()
@@ -197,7 +229,7 @@ func searchFiles(t *testing.T, root, own string, since time.Time, forms map[stri
 		n++
 		for form, s := range forms {
 			if bytes.Contains(b, s) {
-				t.Errorf("%s has the key as %s", name, form)
+				t.Errorf("%s has the %s", name, form)
 			}
 		}
 		return nil
