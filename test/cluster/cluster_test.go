@@ -120,8 +120,10 @@ func (f *fleet) up(t *testing.T, name, version string) {
 		if r == nil || err != nil {
 			return false, fmt.Sprint(n.Labels, condition(n, v1alpha1.ConditionRelease).Message, err)
 		}
+		// The agent writes the condition last.
 		return r.BootID == n.Status.NodeInfo.BootID && r.Booted != nil && r.Booted.Version == version &&
-			r.Booted.Blessed, n.Annotations[v1alpha1.AnnotationReport]
+				r.Booted.Blessed && condition(n, v1alpha1.ConditionRelease).Status == corev1.ConditionTrue,
+			n.Annotations[v1alpha1.AnnotationReport] + condition(n, v1alpha1.ConditionRelease).Message
 	})
 }
 
