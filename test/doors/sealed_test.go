@@ -27,8 +27,8 @@ import (
 )
 
 // A sealed image is signed while it is built, by both doors to a builder, and the keys stay where they are, those of
-// releases, of Secure Boot and of what a TPM measures: they are in nothing that a build leaves behind. No step gets that
-// of releases.
+// releases, of Secure Boot and of what a TPM measures: they are in nothing that a build leaves behind. No step gets
+// that of releases.
 func TestSealedBuild(t *testing.T) {
 	if os.Getenv("KAIROS_TEST_ALL") == "" {
 		t.Skip("builder.TestBuilderSigns is the short one: seven builds are left to `make test-all`")
@@ -73,7 +73,8 @@ func TestSealedBuild(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, from := range map[string]string{
-		"release.pub": key + ".pub", "db.crt": filepath.Join(boot, "db.crt"), "pcr.pub": filepath.Join(boot, "pcr.pub"),
+		"release.pub": key + ".pub", "db.crt": filepath.Join(boot, "db.crt"),
+		"pcr.pub": filepath.Join(boot, "pcr.pub"),
 	} {
 		b, err := os.ReadFile(from)
 		if err != nil {
