@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -237,12 +238,22 @@ func (s *SecureBoot) Check(program []byte) error {
 	return fmt.Errorf("%w: build the image again, with the key", err)
 }
 
-// ReadLoader returns an image's systemd-boot, with the signature that is apart from it where o has that.
-func ReadLoader(root fs.FS, o Options) ([]byte, error) {
-	s, err := ReadSecureBoot(root, o)
-	if err != nil {
-		return nil, err
+// CheckAll says whether the image's key has signed all of these boot files, named by their paths in the image, and if
+// not, which one and what to do. Where the image has nothing for Secure Boot there is nothing to check.
+func (s *SecureBoot) CheckAll(files map[string][]byte) error {
+	if s == nil {
+		return nil
 	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := s.Check(files[name]); err != nil {
+			return fmt.Errorf("/%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// ReadLoader returns an image's systemd-boot, with the signature that is apart from it where that is known.
+func (s *SecureBoot) ReadLoader(root fs.FS) ([]byte, error) {
 	b, err := tree{root}.readFile(layout.ImageSystemdBoot, maxText)
 	if err != nil {
 		return nil, err
@@ -251,9 +262,10 @@ func ReadLoader(root fs.FS, o Options) ([]byte, error) {
 }
 
 // Programs returns the boot files that a key signs for Secure Boot, by their paths in the image, as they start: UKI
-// and systemd-boot, the former regenerated where it does not fit the image.
-func Programs(root fs.FS, o Options) (map[string][]byte, error) {
-	loader, err := ReadLoader(root, o)
+// and systemd-boot, the former regenerated where it does not fit the image. The options are those that s was read
+// with.
+func (s *SecureBoot) Programs(root fs.FS, o Options) (map[string][]byte, error) {
+	loader, err := s.ReadLoader(root)
 	if err != nil {
 		return nil, err
 	}
@@ -274,32 +286,6 @@ func Programs(root fs.FS, o Options) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := ReadSecureBoot(root, o)
-	if err != nil {
-		return nil, err
-	}
 	all[layout.ImageUKI], err = s.Finish(layout.ImageUKI, b)
 	return all, err
-}
-
-// CheckSecureBoot says whether an image's boot loader, and its UKI, are those that the key of its certificate has
-// signed. An image without one has nothing to check.
-func CheckSecureBoot(root fs.FS, o Options, program []byte) error {
-	s, err := ReadSecureBoot(root, o)
-	if err != nil || s == nil {
-		return err
-	}
-	loader, err := ReadLoader(root, o)
-	if err != nil {
-		return err
-	}
-	for _, f := range []struct {
-		name string
-		data []byte
-	}{{layout.ImageUKI, program}, {layout.ImageSystemdBoot, loader}} {
-		if err := s.Check(f.data); err != nil {
-			return fmt.Errorf("/%s: %w", f.name, err)
-		}
-	}
-	return nil
 }

@@ -3,6 +3,7 @@ package boot
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"strings"
 	"sync"
 	"testing"
@@ -56,6 +57,15 @@ func signedTree(o owner) fstest.MapFS {
 	return tree
 }
 
+// checkImage checks an image's boot loader, and a UKI.
+func checkImage(root fs.FS, s *SecureBoot, program []byte) error {
+	loader, err := s.ReadLoader(root)
+	if err != nil {
+		return err
+	}
+	return s.CheckAll(map[string][]byte{layout.ImageUKI: program, layout.ImageSystemdBoot: loader})
+}
+
 // Boot files are signed in the build, the same ones with the same bytes; and nobody makes others without the key.
 func TestSignedBootFiles(t *testing.T) {
 	ours, stranger := twoOwners(t)
@@ -98,17 +108,17 @@ func TestSignedBootFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := CheckSecureBoot(tree, Options{}, one.UKI); err == nil || !strings.Contains(err.Error(), "systemd-boot") {
+	if err := checkImage(tree, s, one.UKI); err == nil || !strings.Contains(err.Error(), "systemd-boot") {
 		t.Errorf("an unsigned loader: %v", err)
 	}
 	tree[layout.ImageSystemdBoot] = file(string(signed))
-	if err := CheckSecureBoot(tree, Options{}, one.UKI); err != nil {
+	if err := checkImage(tree, s, one.UKI); err != nil {
 		t.Error(err)
 	}
 	if kept, err := s.Sign(tree, layout.ImageSystemdBoot, loader, nil); err != nil || !bytes.Equal(kept, signed) {
 		t.Error("the signed loader was not kept", err)
 	}
-	if err := CheckSecureBoot(tree, Options{}, plain.UKI); err == nil || !strings.Contains(err.Error(), "not signed") {
+	if err := checkImage(tree, s, plain.UKI); err == nil || !strings.Contains(err.Error(), "not signed") {
 		t.Errorf("an unsigned UKI: %v", err)
 	}
 

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/kairos-buildkit/kairos/boot"
 	"github.com/kairos-buildkit/kairos/disk"
 	"github.com/kairos-buildkit/kairos/disk/fat"
 	"github.com/kairos-buildkit/kairos/disk/filetree"
@@ -78,9 +77,7 @@ func (p *prepared) iso() (*sparse.Image, error) {
 		Files:  []filetree.File{filetree.Bytes(loader, p.loader), filetree.Bytes(layout.LiveUKI, p.boot.UKI)},
 	}
 	loaderFiles := liveMenu(p.menuName())
-	if err := p.addEnrolment(loaderFiles); err != nil {
-		return nil, err
-	}
+	p.addEnrolment(loaderFiles)
 	for name, text := range loaderFiles {
 		efi.Files = append(efi.Files, filetree.Bytes(name, text))
 	}
@@ -139,16 +136,15 @@ func liveMenu(name string) map[string][]byte {
 }
 
 // addEnrolment adds the keys that systemd-boot gives a firmware in setup mode.
-func (p *prepared) addEnrolment(files map[string][]byte) error {
-	s, err := boot.ReadSecureBoot(p.root, boot.OptionsFrom(p.Config.Config.Labels))
-	if err != nil || s == nil || s.Enrolment == nil {
-		return err
+func (p *prepared) addEnrolment(files map[string][]byte) {
+	s := p.secureBoot
+	if s == nil || s.Enrolment == nil {
+		return
 	}
 	for variable, b := range s.Enrolment {
 		files[path.Join(layout.LoaderKeysDir, variable+".auth")] = b
 	}
 	files[layout.LoaderConfig] = fmt.Appendf(files[layout.LoaderConfig], "secure-boot-enroll %s\n", s.Enroll)
-	return nil
 }
 
 // menuName is the image's name in boot menus.

@@ -40,11 +40,12 @@ type prepared struct {
 	maxContent  int64
 	budget      *erofs.Budget // of that, for the layers that are converted
 	boot        boot.Files
-	loader      []byte          // systemd-boot
-	uki         layout.Digest   // Authenticode digest of the UKI that the image's own labels give
-	signed      *layout.Release // what the image's keys have signed; nil where it has none
-	detached    []byte          // signatures of boot files, where they are apart from the image
-	temporary   string          // folder of the cache, where it is to be removed
+	secureBoot  *boot.SecureBoot // what the image has for that, nil where it is nothing
+	loader      []byte           // systemd-boot
+	uki         layout.Digest    // Authenticode digest of the UKI that the image's own labels give
+	signed      *layout.Release  // what the image's keys have signed; nil where it has none
+	detached    []byte           // signatures of boot files, where they are apart from the image
+	temporary   string           // folder of the cache, where it is to be removed
 }
 
 // prepare converts the image's layers and finds or makes its boot files.
@@ -270,23 +271,23 @@ func (p *prepared) layerOf(name string) (int, bool) {
 func (p *prepared) bootFiles(ctx context.Context) error {
 	own := p.Config.Config.Labels
 	labels := p.options.install.Labels(own)
-	secureBoot, err := p.findDetached(ctx)
+	err := p.findSecureBoot(ctx)
 	if err != nil {
 		return err
 	}
 	if p.boot, err = p.bootFilesWith(labels, p.options.warn); err != nil {
 		return err
 	}
-	if p.loader, err = boot.ReadLoader(p.root, p.bootOptions(own)); err != nil {
+	if p.loader, err = p.secureBoot.ReadLoader(p.root); err != nil {
 		return fmt.Errorf("boot layer: %w", err)
 	}
 	// What has no signatures yet is where they are made from.
-	if secureBoot != nil && !(secureBoot.Apart && p.options.unsigned) {
-		if err := boot.CheckSecureBoot(p.root, p.bootOptions(own), p.boot.UKI); err != nil {
+	if p.secureBoot != nil && !(p.secureBoot.Apart && p.options.unsigned) {
+		if err := p.secureBoot.CheckAll(p.programs()); err != nil {
 			return err
 		}
 	}
-	if p.detached, err = secureBoot.Detached(p.programs()); err != nil {
+	if p.detached, err = p.secureBoot.Detached(p.programs()); err != nil {
 		return err
 	}
 	program := p.boot.UKI
@@ -334,11 +335,7 @@ func (p *prepared) bootFilesWith(labels map[string]string, warn func(string, ...
 			return files, err
 		}
 	}
-	secureBoot, err := boot.ReadSecureBoot(p.root, options)
-	if err != nil {
-		return files, err
-	}
-	files.UKI, err = secureBoot.Finish(layout.ImageUKI, files.UKI)
+	files.UKI, err = p.secureBoot.Finish(layout.ImageUKI, files.UKI)
 	return files, err
 }
 
@@ -349,22 +346,26 @@ func (p *prepared) bootOptions(labels map[string]string) boot.Options {
 	return o
 }
 
-// findDetached finds the signatures of boot files that are apart from the image: those of the medium that it is on, or
-// those beside it. Whether they are good is asked when they are put on. It returns what the image has for Secure Boot.
-func (p *prepared) findDetached(ctx context.Context) (*boot.SecureBoot, error) {
-	secureBoot, err := boot.ReadSecureBoot(p.root, boot.OptionsFrom(p.Config.Config.Labels))
-	if err != nil || secureBoot == nil || !secureBoot.Apart {
-		return secureBoot, err
+// findSecureBoot reads what the image has for Secure Boot, and finds the signatures of boot files that are apart from
+// it: those of the medium that it is on, or those beside it. Whether they are good is asked when they are put on.
+func (p *prepared) findSecureBoot(ctx context.Context) (err error) {
+	labels := p.Config.Config.Labels
+	if p.secureBoot, err = boot.ReadSecureBoot(p.root, p.bootOptions(labels)); err != nil {
+		return err
+	}
+	if p.secureBoot == nil || !p.secureBoot.Apart {
+		return nil
 	}
 	switch {
 	case p.Made != nil:
 		p.detached = p.Made.BootSignatures
 	case p.options.BootSignatures != nil && !p.options.unsigned:
 		if p.detached, err = p.options.BootSignatures(ctx); err != nil {
-			return nil, fmt.Errorf("signatures of the image's boot files: %w", err)
+			return fmt.Errorf("signatures of the image's boot files: %w", err)
 		}
 	}
-	return boot.ReadSecureBoot(p.root, p.bootOptions(p.Config.Config.Labels))
+	p.secureBoot, err = boot.ReadSecureBoot(p.root, p.bootOptions(labels))
+	return err
 }
 
 // programs are the boot files that a key signs for Secure Boot, by their paths in the image.

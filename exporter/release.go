@@ -2,7 +2,6 @@ package exporter
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/kairos-buildkit/kairos/boot"
@@ -36,11 +35,7 @@ func MakeRelease(ctx context.Context, img image.Image, o Options) (*Release, err
 		return nil, fmt.Errorf("release of image %s: %w", img.Name(), err)
 	}
 	r := p.described() // with the manifest
-	secureBoot, err := boot.ReadSecureBoot(p.root, p.bootOptions(img.Config.Config.Labels))
-	if err != nil {
-		return nil, errors.Join(err, p.Close())
-	}
-	return &Release{Release: r, Blobs: p.blobs, SecureBoot: secureBoot, Programs: p.programs(), p: p}, nil
+	return &Release{Release: r, Blobs: p.blobs, SecureBoot: p.secureBoot, Programs: p.programs(), p: p}, nil
 }
 
 // known returns a layer's blob that is somewhere else already, as this converter makes it.

@@ -11,24 +11,27 @@ import (
 
 // programs are the boot loaders that a release brings along.
 func programs(tree fs.FS, r layout.Release) (loader.Programs, error) {
-	b, err := readLoader(tree, r)
-	if err != nil {
+	fail := func(err error) (loader.Programs, error) {
 		return loader.Programs{}, fmt.Errorf("the image's boot loader: %w", err)
+	}
+	s, err := boot.ReadSecureBoot(tree, bootOptions(r))
+	if err != nil {
+		return fail(refuse("the image cannot boot: %v", err))
+	}
+	b, err := readLoader(tree, s)
+	if err != nil {
+		return fail(err)
 	}
 	return loader.Programs{Arch: r.Arch, SystemdBoot: b, Grub: hasGrub(tree)}, nil
 }
 
 // readLoader reads systemd-boot, with the signature that is apart from the image where there is one.
-func readLoader(tree fs.FS, r layout.Release) ([]byte, error) {
+func readLoader(tree fs.FS, s *boot.SecureBoot) ([]byte, error) {
 	b, err := readImageFile(tree, layout.ImageSystemdBoot, maxText)
 	if err != nil {
 		return nil, err
 	}
-	s, err := boot.ReadSecureBoot(tree, bootOptions(r))
-	if err == nil {
-		b, err = s.Finish(layout.ImageSystemdBoot, b)
-	}
-	if err != nil {
+	if b, err = s.Finish(layout.ImageSystemdBoot, b); err != nil {
 		return nil, refuse("the image cannot boot: %v", err)
 	}
 	return b, nil

@@ -278,7 +278,7 @@ func readBootFiles(s *store.Store, r layout.Release, progress Progress) (loader.
 	if facts.secureBoot, err = boot.ReadSecureBoot(tree, o); err != nil {
 		return files, facts, refuse("the image cannot boot: %v", err)
 	}
-	facts.loader, err = readLoader(tree, r)
+	facts.loader, err = readLoader(tree, facts.secureBoot)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return files, facts, fmt.Errorf("the image's boot loader: %w", err)
 	}
@@ -323,10 +323,11 @@ func finished(facts bootFacts, files loader.BootFiles) error {
 	if facts.secureBoot == nil || !facts.secureBoot.Apart {
 		return nil
 	}
-	for name, b := range map[string][]byte{layout.ImageUKI: files.UKI, layout.ImageSystemdBoot: facts.loader} {
-		if err := facts.secureBoot.Check(b); err != nil {
-			return refuse("the image cannot boot: /%s: %v", name, err)
-		}
+	err := facts.secureBoot.CheckAll(map[string][]byte{
+		layout.ImageUKI: files.UKI, layout.ImageSystemdBoot: facts.loader,
+	})
+	if err != nil {
+		return refuse("the image cannot boot: %v", err)
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package release
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 
@@ -18,11 +17,10 @@ func AddBootSignatures(
 	ctx context.Context, to Target, a Artifact, list secureboot.DetachedList,
 ) (ocispec.Descriptor, error) {
 	b, err := list.Marshal()
-	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("sign the boot files of release %s: %w", a.Release.ID(), err)
+	if err == nil {
+		a.Boot, err = pushBytes(ctx, to, layout.BootSignaturesType, b)
 	}
-	a.Boot = describe(layout.BootSignaturesType, b)
-	if _, err := to.Push(ctx, a.Boot, bytes.NewReader(b)); err != nil {
+	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("sign the boot files of release %s: %w", a.Release.ID(), err)
 	}
 	return pushArtifact(ctx, to, a)

@@ -19,14 +19,20 @@ func AddSignatures(
 	ctx context.Context, to Target, a Artifact, s trust.Signatures,
 ) (ocispec.Descriptor, error) {
 	b, err := s.Marshal()
+	if err == nil {
+		a.Signatures, err = pushBytes(ctx, to, layout.SignaturesType, b)
+	}
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("sign release %s: %w", a.Release.ID(), err)
 	}
-	a.Signatures = describe(layout.SignaturesType, b)
-	if _, err := to.Push(ctx, a.Signatures, bytes.NewReader(b)); err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("sign release %s: %w", a.Release.ID(), err)
-	}
 	return pushArtifact(ctx, to, a)
+}
+
+// pushBytes pushes a small blob that an artifact is to name.
+func pushBytes(ctx context.Context, to Target, mediaType string, b []byte) (ocispec.Descriptor, error) {
+	d := describe(mediaType, b)
+	_, err := to.Push(ctx, d, bytes.NewReader(b))
+	return d, err
 }
 
 // Signatures returns the signatures of the artifacts beside a release's image that have the very same record. Nothing

@@ -198,18 +198,18 @@ func verifyBootFiles(ctx context.Context, img *source.Image, a release.Artifact,
 	if err != nil {
 		return fail(err)
 	}
-	files, err := boot.Programs(tree, o)
-	if err != nil {
-		return fail(err)
-	}
 	secureBoot, err := boot.ReadSecureBoot(tree, o)
 	if err != nil {
 		return fail(err)
 	}
+	files, err := secureBoot.Programs(tree, o)
+	if err != nil {
+		return fail(err)
+	}
+	if err := secureBoot.CheckAll(files); err != nil {
+		return fail(err)
+	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if err := secureBoot.Check(files[name]); err != nil {
-			return fail(fmt.Errorf("/%s: %w", name, err))
-		}
 		fmt.Fprintf(s.out, "/%s signed by the key of %s\n", name, secureboot.Name(secureBoot.Certificate))
 	}
 	return nil

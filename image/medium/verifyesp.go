@@ -111,7 +111,7 @@ func (r *Release) expect() (e expected, err error) {
 		}
 	}
 	e.programs.Arch = r.Arch
-	if e.programs.SystemdBoot, err = boot.ReadLoader(tree, o); err != nil {
+	if e.programs.SystemdBoot, err = secureBoot.ReadLoader(tree); err != nil {
 		return e, err
 	}
 	_, err = bounded.ReadFile(tree, layout.ImageGrubDir+"/core.img", maxBootFile)

@@ -66,7 +66,7 @@ func measures() bool {
 // MeasureRole tells the TPM what the UKI starts: on a live medium, or when it cannot be told, nothing is unsealed.
 // That is why a TPM that fails is no reason not to boot.
 func (m *Machine) MeasureRole() error {
-	m.extend(layout.PCRBoot, layout.PCRWord(m.Source.Boot.Role))
+	m.extend(event{layout.PCRBoot, layout.PCRWord(m.Source.Boot.Role)})
 	return nil
 }
 
@@ -76,21 +76,36 @@ func (m *Machine) MeasureRelease() error {
 	if err != nil {
 		return err // it could not have been read
 	}
-	m.extend(layout.PCRSystem, layout.PCRReleaseWord(layout.SHA256(sha256.Sum256(record))))
-	m.extend(layout.PCRBoot, layout.PCRLeave)
+	m.extend(
+		event{layout.PCRSystem, layout.PCRReleaseWord(layout.SHA256(sha256.Sum256(record)))},
+		event{layout.PCRBoot, layout.PCRLeave},
+	)
 	return nil
 }
 
-func (m *Machine) extend(number uint, word string) {
+// event is a word that a PCR is extended by.
+type event struct {
+	number uint
+	word   string
+}
+
+// extend tells the TPM all of the events: one that it does not take does not keep the others from it.
+func (m *Machine) extend(events ...event) {
 	if !measures() {
 		return
 	}
-	err := m.withTPM(func(t *tpm.TPM) error { return t.Extend(number, word) })
-	switch {
-	case errors.Is(err, tpm.ErrNone):
-	case err != nil:
-		m.Log.Crit("the TPM is not told %q: %v", word, err)
-	default:
-		m.Log.Info("PCR %d of the TPM: %s", number, word)
+	err := m.withTPM(func(t *tpm.TPM) error {
+		var failed []error
+		for _, e := range events {
+			if err := t.Extend(e.number, e.word); err != nil {
+				failed = append(failed, err)
+				continue
+			}
+			m.Log.Info("PCR %d of the TPM: %s", e.number, e.word)
+		}
+		return errors.Join(failed...)
+	})
+	if err != nil && !errors.Is(err, tpm.ErrNone) {
+		m.Log.Crit("the TPM is not told what was started: %v", err)
 	}
 }
