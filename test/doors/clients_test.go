@@ -277,7 +277,7 @@ func statements(t *testing.T, dir, predicate string) {
 // push pushes one of the project's images to a registry.
 func push(t *testing.T, image, to string) {
 	t.Helper()
-	if _, err := tools(); err != nil { // it makes the images, where they are not there
+	if _, err := tools(); err != nil { // it makes the images, where they are not of what is tested
 		t.Fatal(err)
 	}
 	index, err := layout.ImageIndexFromPath(filepath.Join(imagesDir, image))

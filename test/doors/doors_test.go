@@ -173,7 +173,7 @@ if [ ! -x "$TOOLS/buildkitd" ]; then
 fi
 CGO_ENABLED=0 go build -o "$TOOLS/runtime" ./test/doors/runtime
 scripts/deps docker.io
-[ -d build/images/builder ] || scripts/images "$(go env GOARCH)"
+[ build/images/builder -nt build/bin/kairos ] || IMAGES="frontend builder" scripts/images "$(go env GOARCH)"
 `
 	c := exec.Command("sh", "-c", script)
 	c.Env = append(os.Environ(), "TOOLS="+toolDir, "REPO="+repo)
